@@ -1,0 +1,2 @@
+//! Thaw.
+fn main() {}
