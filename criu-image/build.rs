@@ -85,7 +85,6 @@ fn table(set: &FileDescriptorSet) -> String {
                 Type::Message => format!("Kind::Message({})", message_index[field.type_name()]),
                 Type::Enum => format!("Kind::Enum({})", enum_index[field.type_name()]),
                 Type::Bytes => "Kind::Bytes".to_owned(),
-                Type::Fixed32 => "Kind::Fixed32".to_owned(),
                 Type::Fixed64 => "Kind::Fixed64".to_owned(),
                 Type::Bool => "Kind::Bool".to_owned(),
                 Type::Uint32 | Type::Sint32 => "Kind::Varint32".to_owned(),

@@ -159,3 +159,22 @@ pub struct Ghost {
     /// Contents as (offset in the restored file in bytes, range in the image); holes are left out.
     pub extents: Vec<(u64, DataSpan)>,
 }
+
+impl Checkpoint {
+    /// The regular file with this id, if there is one.
+    pub fn reg_file(&self, id: FileId) -> Option<&record::RegFileEntry> {
+        self.files.get(&id)?.reg.as_ref()
+    }
+
+    /// Path of a pages image.
+    pub fn pages_path(&self, pages_id: u32) -> PathBuf {
+        self.dir.join(format!("pages-{pages_id}.img"))
+    }
+}
+
+impl PageStore {
+    /// Sum of all runs, in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.len_bytes).sum()
+    }
+}

@@ -1,0 +1,110 @@
+//! What can be wrong with images: always with the file, the place in it, and the reason.
+
+use crate::wire::WireError;
+
+/// Why images were not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The kernel would not let us read.
+    #[error("cannot read {file}")]
+    Read {
+        /// File or directory.
+        file: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A file that the checkpoint needs is not there.
+    #[error("{file} is missing: {needed_for}")]
+    Missing {
+        /// File.
+        file: String,
+        /// What refers to it.
+        needed_for: String,
+    },
+    /// An image of a kind that is not known.
+    #[error("{file} is an image of unknown kind")]
+    UnknownKind {
+        /// File.
+        file: String,
+    },
+    /// An image that nothing in the checkpoint refers to.
+    #[error("{file} belongs to nothing in this checkpoint: {reason}")]
+    NoOwner {
+        /// File.
+        file: String,
+        /// What was looked for.
+        reason: String,
+    },
+    /// The first bytes are not those of this kind of image.
+    #[error("{file} begins with {found:#x} where {expected:#x} is expected")]
+    Magic {
+        /// File.
+        file: String,
+        /// Number found.
+        found: u32,
+        /// Number of the kind.
+        expected: u32,
+    },
+    /// The file ends inside a record or its head.
+    #[error("{file} is cut: {needed_bytes} more byte(s) are needed at byte {offset_bytes}")]
+    Cut {
+        /// File.
+        file: String,
+        /// Where more was expected.
+        offset_bytes: u64,
+        /// How much is missing.
+        needed_bytes: u64,
+    },
+    /// A record beyond any real size.
+    #[error(
+        "record at byte {offset_bytes} of {file} claims {len_bytes} bytes, limit {limit_bytes}"
+    )]
+    RecordTooLong {
+        /// File.
+        file: String,
+        /// Where the record begins.
+        offset_bytes: u64,
+        /// Length claimed.
+        len_bytes: u64,
+        /// Limit.
+        limit_bytes: u64,
+    },
+    /// A record that does not follow the schema.
+    #[error("{file}, byte {offset_bytes}: {source}")]
+    Wire {
+        /// File.
+        file: String,
+        /// Where the fault is.
+        offset_bytes: u64,
+        /// The fault.
+        source: WireError,
+    },
+    /// A count of records that this kind of image cannot have.
+    #[error("{file} holds {found} record(s) where {expected} is expected")]
+    Count {
+        /// File.
+        file: String,
+        /// Records found.
+        found: usize,
+        /// Records expected.
+        expected: &'static str,
+    },
+    /// A record that contradicts itself or another.
+    #[error("{file}, byte {offset_bytes}: {reason}")]
+    Contradiction {
+        /// File.
+        file: String,
+        /// Where the record begins.
+        offset_bytes: u64,
+        /// What contradicts what.
+        reason: String,
+    },
+    /// A feature of the format that is not supported yet.
+    #[error("{file}: {feature} is not supported yet")]
+    Unsupported {
+        /// File.
+        file: String,
+        /// The feature.
+        feature: &'static str,
+    },
+}

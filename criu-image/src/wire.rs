@@ -1,0 +1,355 @@
+//! Checks the bytes of a record against the schema before they are decoded.
+//!
+//! prost drops fields that it does not know and invents values for required ones that are missing.
+//! For a restorer both are ways to bring back something else than what was saved. So every
+//! payload is walked first: unknown fields, wrong wire types, unknown enum values, repeated
+//! singular fields, missing required ones and lengths beyond the end are errors with their place.
+//! It allocates nothing and does not decode.
+
+/// How a field is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Varint32,
+    Varint64,
+    Bool,
+    Fixed64,
+    Bytes,
+    /// Index into `ENUMS`.
+    Enum(usize),
+    /// Index into `MESSAGES`.
+    Message(usize),
+}
+
+/// How often a field may occur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    Required,
+    Optional,
+    Repeated,
+}
+
+/// One field of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    pub(crate) number: u32,
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) count: Count,
+}
+
+/// One message.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) name: &'static str,
+    /// In ascending order of number.
+    pub(crate) fields: &'static [Field],
+}
+
+mod table {
+    use super::{Count, Field, Kind, Message};
+    include!(concat!(env!("OUT_DIR"), "/wire_table.rs"));
+}
+
+/// Messages may hold messages this deep. The deepest of CRIU 4.2's, cgroup directories, follow the
+/// depth of the cgroup tree.
+const DEPTH_MAX: usize = 64;
+
+/// What is wrong with a payload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The payload ends inside a field.
+    #[error("{message} is cut short")]
+    Cut {
+        /// Message that was being read.
+        message: &'static str,
+    },
+    /// A field that this version does not know; ignoring it could restore something else.
+    #[error("{message} has field {number}, which CRIU 4.2 does not define")]
+    UnknownField {
+        /// Message.
+        message: &'static str,
+        /// Field number.
+        number: u32,
+    },
+    /// A field with another wire type than the schema's.
+    #[error("{message}.{field} has wire type {wire_type}")]
+    WireType {
+        /// Message.
+        message: &'static str,
+        /// Field.
+        field: &'static str,
+        /// Wire type found.
+        wire_type: u8,
+    },
+    /// A value outside the range of the field's type.
+    #[error("{message}.{field} has value {value:#x}, which its type cannot hold")]
+    Range {
+        /// Message.
+        message: &'static str,
+        /// Field.
+        field: &'static str,
+        /// Value found.
+        value: u64,
+    },
+    /// An enum value that this version does not know.
+    #[error("{message}.{field} has value {value}, which CRIU 4.2 does not define")]
+    UnknownValue {
+        /// Message.
+        message: &'static str,
+        /// Field.
+        field: &'static str,
+        /// Value found.
+        value: u64,
+    },
+    /// A singular field that occurs twice.
+    #[error("{message}.{field} occurs twice")]
+    Twice {
+        /// Message.
+        message: &'static str,
+        /// Field.
+        field: &'static str,
+    },
+    /// A required field that does not occur.
+    #[error("{message}.{field} is missing")]
+    Missing {
+        /// Message.
+        message: &'static str,
+        /// Field.
+        field: &'static str,
+    },
+    /// Messages within messages beyond any real image.
+    #[error("{message} is nested more than {DEPTH_MAX} deep")]
+    TooDeep {
+        /// Message.
+        message: &'static str,
+    },
+}
+
+/// A fault and where it is, in bytes from the start of the payload.
+pub(crate) type Fault = (usize, WireError);
+
+/// Index of the message that a prost record type stands for.
+pub(crate) fn message_index(name: &str) -> usize {
+    table::MESSAGES
+        .binary_search_by(|message| message.name.cmp(name))
+        .expect("every record type has a message in the table")
+}
+
+/// Walks `payload` as the message with this index.
+pub(crate) fn check(index: usize, payload: &[u8]) -> Result<(), Fault> {
+    Walk { bytes: payload, at: 0 }.message(index, payload.len(), 0)
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Walk<'_> {
+    fn message(&mut self, index: usize, end: usize, depth: usize) -> Result<(), Fault> {
+        let message = &table::MESSAGES[index];
+        let name = message.name;
+        if depth > DEPTH_MAX {
+            return Err((self.at, WireError::TooDeep { message: name }));
+        }
+        let begin = self.at;
+        // One bit a field of the table; no message of CRIU 4.2 has more than 64.
+        let mut seen: u64 = 0;
+        let mut guess = 0;
+        while self.at < end {
+            let field_at = self.at;
+            let tag = self.varint(end, name)?;
+            let (number, wire_type) = ((tag >> 3) as u32, (tag & 7) as u8);
+            if tag >> 32 != 0 {
+                return Err((field_at, WireError::UnknownField { message: name, number }));
+            }
+            let Some(position) = find(message.fields, number, guess) else {
+                return Err((field_at, WireError::UnknownField { message: name, number }));
+            };
+            guess = position;
+            let field = &message.fields[position];
+            if seen >> position & 1 != 0 && field.count != Count::Repeated {
+                let fault = WireError::Twice { message: name, field: field.name };
+                return Err((field_at, fault));
+            }
+            seen |= 1 << position;
+            self.field(name, field, wire_type, end, depth)
+                .map_err(|(at, fault)| (at.max(field_at), fault))?;
+        }
+        for (position, field) in message.fields.iter().enumerate() {
+            if field.count == Count::Required && seen >> position & 1 == 0 {
+                return Err((begin, WireError::Missing { message: name, field: field.name }));
+            }
+        }
+        Ok(())
+    }
+
+    fn field(
+        &mut self,
+        message: &'static str,
+        field: &Field,
+        wire_type: u8,
+        end: usize,
+        depth: usize,
+    ) -> Result<(), Fault> {
+        match (field.kind, wire_type) {
+            (Kind::Fixed64, 1) => self.skip(8, end, message),
+            (Kind::Bytes, 2) => {
+                let len = self.length(end, message)?;
+                self.skip(len, end, message)
+            }
+            (Kind::Message(index), 2) => {
+                let len = self.length(end, message)?;
+                let inner_end = self.at + len;
+                self.message(index, inner_end, depth + 1)
+            }
+            (Kind::Varint32 | Kind::Varint64 | Kind::Bool | Kind::Enum(_), 0) => {
+                self.scalar(message, field, end)
+            }
+            (_, 2) if field.count == Count::Repeated => {
+                let len = self.length(end, message)?;
+                self.packed(message, field, self.at + len)
+            }
+            _ => {
+                let fault = WireError::WireType { message, field: field.name, wire_type };
+                Err((self.at, fault))
+            }
+        }
+    }
+
+    fn packed(&mut self, message: &'static str, field: &Field, end: usize) -> Result<(), Fault> {
+        while self.at < end {
+            match field.kind {
+                Kind::Fixed64 => self.skip(8, end, message)?,
+                _ => self.scalar(message, field, end)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, message: &'static str, field: &Field, end: usize) -> Result<(), Fault> {
+        let at = self.at;
+        let value = self.varint(end, message)?;
+        let name = field.name;
+        match field.kind {
+            Kind::Varint32 if value >> 32 != 0 => {
+                Err((at, WireError::Range { message, field: name, value }))
+            }
+            Kind::Bool if value > 1 => Err((at, WireError::Range { message, field: name, value })),
+            Kind::Enum(index) if !table::ENUMS[index].iter().any(|&v| v as u64 == value) => {
+                Err((at, WireError::UnknownValue { message, field: name, value }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn varint(&mut self, end: usize, message: &'static str) -> Result<u64, Fault> {
+        let begin = self.at;
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            if self.at >= end {
+                return Err((begin, WireError::Cut { message }));
+            }
+            let byte = self.bytes[self.at];
+            self.at += 1;
+            if shift == 63 && byte > 1 {
+                break; // more than 64 bits
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err((begin, WireError::Cut { message }))
+    }
+
+    fn length(&mut self, end: usize, message: &'static str) -> Result<usize, Fault> {
+        let at = self.at;
+        let len = self.varint(end, message)?;
+        if len > (end - self.at) as u64 {
+            return Err((at, WireError::Cut { message }));
+        }
+        Ok(len as usize)
+    }
+
+    fn skip(&mut self, len: usize, end: usize, message: &'static str) -> Result<(), Fault> {
+        if len > end - self.at {
+            return Err((self.at, WireError::Cut { message }));
+        }
+        self.at += len;
+        Ok(())
+    }
+}
+
+/// Fields mostly come in ascending order, so the next one is the first guess.
+fn find(fields: &[Field], number: u32, guess: usize) -> Option<usize> {
+    for position in [guess, guess + 1] {
+        if fields.get(position).is_some_and(|field| field.number == number) {
+            return Some(position);
+        }
+    }
+    fields.binary_search_by_key(&number, |field| field.number).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WireError, check, message_index, table};
+
+    fn fault(name: &str, payload: &[u8]) -> Option<(usize, WireError)> {
+        check(message_index(name), payload).err()
+    }
+
+    #[test]
+    fn every_message_fits_the_bit_set_of_seen_fields() {
+        assert!(table::MESSAGES.iter().all(|message| message.fields.len() <= 64));
+    }
+
+    #[test]
+    fn well_formed_record_passes() {
+        // RlimitEntry { cur: 1, max: 300 }
+        assert_eq!(fault("RlimitEntry", &[8, 1, 16, 0xac, 2]), None);
+        // PstreeEntry with packed and unpacked threads.
+        assert_eq!(fault("PstreeEntry", &[8, 1, 16, 0, 24, 1, 32, 1, 40, 1, 42, 2, 5, 6]), None);
+    }
+
+    #[test]
+    fn unknown_field_is_named_with_its_place() {
+        let expected = WireError::UnknownField { message: "RlimitEntry", number: 3 };
+        assert_eq!(fault("RlimitEntry", &[8, 1, 16, 2, 24, 7]), Some((4, expected)));
+    }
+
+    #[test]
+    fn missing_required_field_is_not_zero() {
+        let expected = WireError::Missing { message: "RlimitEntry", field: "max" };
+        assert_eq!(fault("RlimitEntry", &[8, 1]), Some((0, expected)));
+    }
+
+    #[test]
+    fn repeated_singular_field_is_refused() {
+        let expected = WireError::Twice { message: "RlimitEntry", field: "cur" };
+        assert_eq!(fault("RlimitEntry", &[8, 1, 8, 2]), Some((2, expected)));
+    }
+
+    #[test]
+    fn every_cut_of_a_record_is_an_error() {
+        let whole = [8, 1, 16, 0xac, 2];
+        for len in 0..whole.len() {
+            assert!(fault("RlimitEntry", &whole[..len]).is_some(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn wrong_wire_type_and_value_are_refused() {
+        assert!(matches!(fault("RlimitEntry", &[9]), Some((_, WireError::WireType { .. }))));
+        let too_large = [8, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert!(matches!(fault("FsEntry", &too_large), Some((_, WireError::Range { .. }))));
+        let no_such_kind = [8, 1, 16, 0, 24, 99, 32, 0];
+        let fault = fault("FdinfoEntry", &no_such_kind);
+        assert!(matches!(fault, Some((_, WireError::UnknownValue { .. }))));
+    }
+
+    #[test]
+    fn endless_varint_is_an_error() {
+        assert!(fault("RlimitEntry", &[0xff; 12]).is_some());
+    }
+}

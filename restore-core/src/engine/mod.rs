@@ -1,0 +1,458 @@
+//! Carries out a plan: all of the tree, or nothing of it.
+//!
+//! The coordinator (the thread that calls [`restore`]) opens what is shared, makes the root, and
+//! leads the workers from stage to stage. It is the parent of the root and lives as long as the
+//! restore, so the root dies with it. Workers own their targets; messages move, nothing is shared.
+
+mod attributes;
+mod credentials;
+mod descriptors;
+mod finish;
+mod memory;
+mod pool;
+mod signals;
+mod target;
+mod threads;
+mod timers;
+mod worker;
+mod xstate;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+pub use worker::Stage;
+pub use xstate::XstateError;
+
+use crate::files::{FilesError, ObjectKey, OpenedFiles};
+use crate::plan::{Kind, ProcessPlan, RestorePlan, Role};
+use crate::remote::freeze::FreezeError;
+use crate::remote::region::{Region, Slot};
+use crate::remote::ring::CallError;
+use crate::remote::spawn::{Brood, leave_rseq, spawn_root};
+use pool::Pool;
+use target::{Child, Source, Sources, Target};
+use worker::{Order, Report, Surroundings};
+
+/// How long killed processes may take to be gone: the kernel frees their memory first.
+const REAP_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Why one step of one process failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A system call made by the process.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Its final state could not be set.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
+    /// A child that was just made cannot be referred to.
+    #[error("cannot open a pidfd of new process {pid}: {errno}")]
+    Pidfd {
+        /// The child.
+        pid: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A pages image cannot be opened.
+    #[error("cannot open {}", path.display())]
+    PagesFile {
+        /// The image.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Memory contents could not be written.
+    #[error("cannot write memory of process {pid} at {address:#x}: {errno}")]
+    Fill {
+        /// The process.
+        pid: i32,
+        /// Where the transfer began.
+        address: u64,
+        /// The kernel's error; `EFAULT` also means that the pages image is too short.
+        errno: Errno,
+    },
+    /// A zombie or helper did not end.
+    #[error("process {pid} did not end within {seconds} s")]
+    NotEnded {
+        /// The process.
+        pid: i32,
+        /// The limit.
+        seconds: u64,
+    },
+    /// A POSIX timer id could not be had.
+    #[error("process {pid} cannot have a timer with id {id}")]
+    TimerId {
+        /// The process.
+        pid: i32,
+        /// The id.
+        id: u32,
+    },
+    /// `oom_score_adj` could not be set.
+    #[error("cannot set oom_score_adj of process {pid} to {wanted} (lowering needs CAP_SYS_RESOURCE)")]
+    OomScore {
+        /// The process.
+        pid: i32,
+        /// The value.
+        wanted: i32,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Vector state does not fit this processor.
+    #[error("thread {tid}")]
+    Xstate {
+        /// The thread.
+        tid: i32,
+        /// Why.
+        source: XstateError,
+    },
+    /// The stop of a process that was stopped could not be queued.
+    #[error("cannot stop process {pid}: {errno}")]
+    Stop {
+        /// The process.
+        pid: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+}
+
+/// Why a restore failed. Everything was undone unless [`Failure::left`] says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A step of one process.
+    #[error("process {pid}, stage {}: {source}", stage.name())]
+    Step {
+        /// The process.
+        pid: i32,
+        /// What was under way.
+        stage: Stage,
+        /// What failed.
+        source: StepError,
+    },
+    /// A file, pipe or other shared object.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// An id that a task needs belongs to somebody else.
+    #[error("id {id}, which the tree needs, is in use by another task")]
+    IdTaken {
+        /// The process or thread id.
+        id: i32,
+    },
+    /// The root could not be made.
+    #[error("cannot create process {pid}: {errno} ({help})")]
+    Root {
+        /// The root's pid.
+        pid: i32,
+        /// The kernel's error.
+        errno: Errno,
+        /// What an operator can do.
+        help: &'static str,
+    },
+    /// The restorer itself could not be set up.
+    #[error("{what}: {source}")]
+    Setup {
+        /// What was attempted.
+        what: &'static str,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A vdso of the checkpoint differs from this kernel's although its size is the same.
+    #[error("the vdso of process {pid} differs from this kernel's at {address:#x}")]
+    Vdso {
+        /// The process.
+        pid: i32,
+        /// First page that differs.
+        address: u64,
+    },
+    /// A worker ended without a word; a bug.
+    #[error("a worker thread ended unexpectedly")]
+    WorkerLost,
+}
+
+/// A failed restore, and what could not be undone.
+#[derive(Debug)]
+pub struct Failure {
+    /// The first error.
+    pub error: RestoreError,
+    /// Processes that could not be killed and reaped.
+    pub left: Vec<i32>,
+}
+
+/// What a restore reports while it goes on.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Shared objects are open and workers run.
+    Prepared {
+        /// Number of worker threads.
+        workers: usize,
+        /// Open objects.
+        objects: usize,
+    },
+    /// One process has finished one stage.
+    Step {
+        /// The process.
+        pid: i32,
+        /// The stage.
+        stage: Stage,
+        /// Begin on the monotonic clock.
+        begin: Instant,
+        /// End on the same clock.
+        end: Instant,
+    },
+    /// All processes have finished a stage.
+    Reached(Stage),
+}
+
+/// A tree that runs.
+#[derive(Debug)]
+pub struct Restored {
+    /// Pid of the root, a child of the caller unless it was made a sibling.
+    pub root: i32,
+    /// pidfd of the root.
+    pub root_pidfd: Arc<OwnedFd>,
+}
+
+/// Restores the tree of a plan; on success it runs.
+///
+/// The calling thread must live until the tree is released, and no other thread of the process
+/// may wait for arbitrary children meanwhile. The process becomes a child subreaper while it works.
+///
+/// # Errors
+/// [`Failure`]; every task that was made has been killed and reaped, but for those it lists.
+pub fn restore(
+    plan: RestorePlan,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Restored, Box<Failure>> {
+    let mut brood = Brood::default();
+    let guard = match ThreadGuard::enter() {
+        Ok(guard) => guard,
+        Err(error) => return Err(Box::new(Failure { error, left: Vec::new() })),
+    };
+    let result = carry_out(plan, &mut brood, observe);
+    let result = result.map_err(|error| {
+        brood.kill();
+        Box::new(Failure { error, left: brood.reap(REAP_WAIT_MAX) })
+    });
+    drop(guard);
+    result
+}
+
+fn carry_out(
+    plan: RestorePlan,
+    brood: &mut Brood,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Restored, RestoreError> {
+    let host = surroundings(&plan)?;
+    let workers = worker_count(&plan);
+    let mut pool = Pool::start(workers, &plan.ids, &host)?;
+    check_ids(&plan)?;
+    let RestorePlan { processes, files, region_base, slots, fds_end, options, .. } = plan;
+    raise_descriptor_limit()?;
+    let mut files = files.open(&host.images)?;
+    let service = Service::lift(&mut files, fds_end)?;
+    observe(Event::Prepared { workers, objects: service.objects.len() });
+    let (_region, slots) = Region::map(region_base, &slots)
+        .map_err(|source| RestoreError::Setup { what: "map the shared region", source })?;
+    let count = processes.len();
+    let root = processes[0].pid;
+    let (targets, root_slot) = assign(processes, slots, &service, options.leave_stopped);
+    pool.adopt(targets);
+    leave_rseq();
+    let leader = spawn_root(root_slot, root, options.sibling).map_err(|errno| {
+        let help = match errno {
+            Errno::EEXIST => "another process or group uses this id",
+            Errno::EPERM => "choosing a pid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+            _ => "see clone3(2)",
+        };
+        RestoreError::Root { pid: root, errno, help }
+    })?;
+    let root_pidfd = Arc::clone(leader.process());
+    pool.create(leader, count, brood, observe)?;
+    files.open_late()?;
+    pool.stage(Stage::Build, observe)?;
+    files.arm_timers()?;
+    pool.stage(Stage::Freeze, observe)?;
+    pool.stage(Stage::Release, observe)?;
+    brood.release();
+    files.finish();
+    Ok(Restored { root, root_pidfd })
+}
+
+fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
+    let loginuid = std::fs::read_to_string("/proc/self/loginuid")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u32::MAX);
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|source| RestoreError::Setup { what: "read /proc/self/status", source })?;
+    let bounding = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .unwrap_or(0);
+    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding })
+}
+
+/// One worker for each process, up to a bound: more threads than that only wait for processors.
+fn worker_count(plan: &RestorePlan) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let bound = match plan.options.workers_max {
+        0 => 4 * processors,
+        chosen => chosen,
+    };
+    plan.processes.len().min(bound).max(1)
+}
+
+/// All ids must be free. The check is early and friendly; the kernel's own comes with each clone.
+fn check_ids(plan: &RestorePlan) -> Result<(), RestoreError> {
+    use nix::sys::signal::kill;
+    use nix::unistd::Pid;
+    for &id in &plan.ids {
+        if kill(Pid::from_raw(id), None) != Err(Errno::ESRCH) {
+            return Err(RestoreError::IdTaken { id });
+        }
+    }
+    Ok(())
+}
+
+fn raise_descriptor_limit() -> Result<(), RestoreError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let setup = |errno: Errno| RestoreError::Setup {
+        what: "raise the limit of open files",
+        source: errno.into(),
+    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(setup)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(setup)?;
+    }
+    Ok(())
+}
+
+/// The restorer's descriptors that targets inherit, above every number that a target uses.
+struct Service {
+    objects: BTreeMap<ObjectKey, Source>,
+    fds_end: i32,
+    restorer: OwnedFd,
+    /// Keeps the lifted descriptors open until the tree has been made.
+    _lifted: Vec<OwnedFd>,
+}
+
+impl Service {
+    fn lift(files: &mut OpenedFiles, fds_end: i32) -> Result<Self, RestoreError> {
+        let mut objects = BTreeMap::new();
+        let mut lifted = Vec::new();
+        for (key, fd) in files.take_inherited() {
+            let up = lift(&fd, fds_end)?;
+            objects.insert(key, Source::Inherited(up.as_raw_fd()));
+            lifted.push(up);
+        }
+        for key in files.late_keys() {
+            // Reserves the number under which the object will be open in this process.
+            objects.insert(key, Source::Late(files.late_number(key)));
+        }
+        let own = crate::remote::spawn::open_pidfd(nix::unistd::getpid().as_raw()).map_err(
+            |errno| RestoreError::Setup { what: "open a pidfd of the restorer", source: errno.into() },
+        )?;
+        let restorer = lift(&own, fds_end)?;
+        Ok(Self { objects, fds_end, restorer, _lifted: lifted })
+    }
+
+    fn sources(&self, plan: &ProcessPlan) -> Sources {
+        let objects = plan
+            .objects()
+            .into_iter()
+            .map(|key| (key, *self.objects.get(&key).expect("everything needed was opened")))
+            .collect();
+        Sources { objects, fds_end: self.fds_end, restorer: self.restorer.as_raw_fd() }
+    }
+}
+
+fn lift(fd: &OwnedFd, from: i32) -> Result<OwnedFd, RestoreError> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(from)).map_err(|errno| {
+        let what = "open as many files as the tree has (see RLIMIT_NOFILE)";
+        RestoreError::Setup { what, source: errno.into() }
+    })?;
+    // SAFETY: fcntl has just returned this new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes a target of each process and gives it its slots: its threads' and its children's.
+fn assign(
+    processes: Vec<ProcessPlan>,
+    slots: Vec<Slot>,
+    service: &Service,
+    leave_stopped: bool,
+) -> (Vec<Target>, Slot) {
+    let mut slots = slots.into_iter();
+    let mut leaders: Vec<Option<Slot>> = Vec::new();
+    let mut threads: Vec<Vec<Slot>> = Vec::new();
+    for process in &processes {
+        leaders.push(slots.next());
+        let further = match &process.kind {
+            Kind::Live(live) => live.threads.len() - 1,
+            _ => 0,
+        };
+        threads.push(slots.by_ref().take(further).collect());
+    }
+    let kinds: Vec<(i32, bool, bool)> = processes
+        .iter()
+        .map(|p| (p.pid, matches!(p.kind, Kind::Zombie(_)), p.member.role == Role::Helper))
+        .collect();
+    let mut targets = Vec::new();
+    for (index, (plan, thread_slots)) in processes.into_iter().zip(threads).enumerate() {
+        let mut child = |index: usize, before_setsid: bool| {
+            let (pid, is_zombie, is_helper) = kinds[index];
+            let slot = leaders[index].take();
+            Child { index, pid, slot, before_setsid, is_zombie, is_helper, process: None }
+        };
+        let mut children = Vec::new();
+        children.extend(plan.member.children_before.iter().map(|&index| child(index, true)));
+        children.extend(plan.member.children_after.iter().map(|&index| child(index, false)));
+        targets.push(Target {
+            index,
+            sources: service.sources(&plan),
+            plan,
+            children,
+            thread_slots,
+            leader: None,
+            threads: Vec::new(),
+            stopped: Vec::new(),
+            leave_stopped,
+        });
+    }
+    let root = leaders[0].take().expect("the root is nobody's child");
+    (targets, root)
+}
+
+/// What this thread and process change about themselves for the time of a restore.
+struct ThreadGuard {
+    mask: nix::sys::signal::SigSet,
+    was_subreaper: bool,
+}
+
+impl ThreadGuard {
+    fn enter() -> Result<Self, RestoreError> {
+        use nix::sys::signal::{SigSet, SigmaskHow};
+        let setup = |what| move |errno: Errno| RestoreError::Setup { what, source: errno.into() };
+        let mask = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(setup("block signals"))?;
+        let was_subreaper =
+            nix::sys::prctl::get_child_subreaper().map_err(setup("read the subreaper flag"))?;
+        nix::sys::prctl::set_child_subreaper(true).map_err(setup("become a subreaper"))?;
+        Ok(Self { mask, was_subreaper })
+    }
+}
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        // Both were just read or set successfully; there is nobody to tell if they fail now.
+        let _ = nix::sys::prctl::set_child_subreaper(self.was_subreaper);
+        let _ = self.mask.thread_set_mask();
+    }
+}

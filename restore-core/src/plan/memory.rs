@@ -1,0 +1,215 @@
+//! How one address space is put together: what is mapped where, and which pages are filled how.
+//!
+//! Mappings get their final protection at once. Pages of writable mappings are written from
+//! outside (`process_vm_writev`), the few of others through `/proc/<pid>/mem`, which writes them
+//! copy-on-write without making the mapping writable for a moment (that would set
+//! `VM_ACCOUNT` for good). Pure: records in, steps out.
+
+use criu_image::record::VmaEntry;
+use criu_image::{Body, Checkpoint, vma_status};
+
+use crate::files::{self, ObjectKey};
+use crate::refusal::Refusal;
+
+/// One `mmap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) start: u64,
+    pub(crate) len_bytes: u64,
+    pub(crate) prot: u32,
+    /// `MAP_*` without the fixed-address and lock bits.
+    pub(crate) flags: u32,
+    /// What is mapped; `None` for anonymous memory.
+    pub(crate) source: Option<ObjectKey>,
+    pub(crate) offset_bytes: u64,
+}
+
+impl Mapping {
+    /// First address after it.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.len_bytes
+    }
+}
+
+/// Bytes of the pages file that belong at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fill {
+    pub(crate) start: u64,
+    pub(crate) len_bytes: u64,
+    pub(crate) offset_bytes: u64,
+}
+
+/// One `madvise`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Advice {
+    pub(crate) start: u64,
+    pub(crate) len_bytes: u64,
+    pub(crate) advice: u32,
+}
+
+/// Everything that makes one address space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemoryPlan {
+    /// Lowest address of the vvar and vdso mappings, and their length together.
+    pub(crate) vdso: Option<(u64, u64)>,
+    /// In ascending address order.
+    pub(crate) mappings: Vec<Mapping>,
+    /// Pages file that `fills` and `patches` refer to.
+    pub(crate) pages: Option<ObjectKey>,
+    /// Runs in writable mappings, in file order.
+    pub(crate) fills: Vec<Fill>,
+    /// Runs in mappings that the process itself cannot write.
+    pub(crate) patches: Vec<Fill>,
+    /// After the fill: advice may forbid what filling needs.
+    pub(crate) advices: Vec<Advice>,
+    /// Ranges to `mlock`, after the fill.
+    pub(crate) locks: Vec<(u64, u64)>,
+    /// Bytes of vdso code that the pages file holds, to be compared with this host's.
+    pub(crate) vdso_pages: Vec<Fill>,
+}
+
+/// `MADV_GUARD_INSTALL` (asm-generic/mman-common.h, Linux 6.13).
+const MADV_GUARD_INSTALL: u32 = 102;
+
+/// `madvise` numbers that a bit of `vma_entry.madv` may stand for (asm-generic/mman-common.h):
+/// DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK.
+const ADVICE_KNOWN: u64 = 1 << 10 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
+
+/// `MAP_*` bits that a restored mapping is made with: SHARED, PRIVATE, ANONYMOUS, GROWSDOWN,
+/// NORESERVE, HUGETLB and its size, DROPPABLE. LOCKED is applied later.
+const FLAGS_KEPT: u32 = (libc::MAP_SHARED
+    | libc::MAP_PRIVATE
+    | libc::MAP_ANONYMOUS
+    | libc::MAP_GROWSDOWN
+    | libc::MAP_NORESERVE
+    | libc::MAP_HUGETLB
+    | 0x3f << 26) as u32;
+
+/// Status bits of mappings that are not supported, and what they are.
+const UNSUPPORTED: [(u32, &str); 6] = [
+    (vma_status::SYSVIPC, "System V shared memory mapping"),
+    (vma_status::SOCKET, "mapping of a packet socket"),
+    (vma_status::AIORING, "asynchronous I/O ring"),
+    (vma_status::SHSTK, "shadow stack"),
+    (vma_status::UPROBES, "uprobes mapping"),
+    (vma_status::EXT_PLUGIN, "device mapping of a plugin"),
+];
+
+/// Plans one address space; appends what cannot be restored to `refusals`.
+pub(crate) fn plan(
+    checkpoint: &Checkpoint,
+    pid: u32,
+    body: &Body,
+    refusals: &mut Vec<Refusal>,
+) -> MemoryPlan {
+    let mut memory = MemoryPlan::default();
+    for vma in &body.mm.vmas {
+        if let Some((_, what)) = UNSUPPORTED.iter().find(|(bit, _)| vma.status & bit != 0) {
+            let place = format!("mm-{pid}.img, VMA {:#x}-{:#x}", vma.start, vma.end);
+            refusals.push(Refusal::new(*what, place, pid));
+            continue;
+        }
+        if let Err(refusal) = memory.add(checkpoint, pid, vma) {
+            refusals.push(refusal);
+        }
+    }
+    if !body.pages.runs.is_empty() {
+        memory.pages = Some(ObjectKey::Pages(body.pages.pages_id));
+    }
+    memory.place_pages(body);
+    memory
+}
+
+fn len(vma: &VmaEntry) -> u64 {
+    vma.end - vma.start
+}
+
+impl MemoryPlan {
+    fn add(&mut self, checkpoint: &Checkpoint, pid: u32, vma: &VmaEntry) -> Result<(), Refusal> {
+        if vma.status & vma_status::VSYSCALL != 0 {
+            return Ok(());
+        }
+        if vma.status & (vma_status::VDSO | vma_status::VVAR) != 0 {
+            let (start, len_bytes) = self.vdso.unwrap_or((vma.start, 0));
+            self.vdso = Some((start.min(vma.start), len_bytes + len(vma)));
+            return Ok(());
+        }
+        if vma.status & vma_status::GUARD != 0 {
+            let advice = MADV_GUARD_INSTALL;
+            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
+            return Ok(());
+        }
+        let source = files::mapping_key(vma, checkpoint)?;
+        let mut flags = vma.flags & FLAGS_KEPT;
+        if source.is_some() {
+            flags &= !(libc::MAP_ANONYMOUS as u32);
+        } else {
+            flags |= libc::MAP_ANONYMOUS as u32;
+        }
+        self.mappings.push(Mapping {
+            start: vma.start,
+            len_bytes: len(vma),
+            prot: vma.prot,
+            flags,
+            source,
+            offset_bytes: if source.is_some() { vma.pgoff } else { 0 },
+        });
+        if vma.flags & libc::MAP_LOCKED as u32 != 0 {
+            self.locks.push((vma.start, len(vma)));
+        }
+        self.add_advice(pid, vma)
+    }
+
+    fn add_advice(&mut self, pid: u32, vma: &VmaEntry) -> Result<(), Refusal> {
+        let bits = vma.madv.unwrap_or(0);
+        if bits & !ADVICE_KNOWN != 0 {
+            let what = format!("madvise bits {:#x}", bits & !ADVICE_KNOWN);
+            let place = format!("mm-{pid}.img, VMA {:#x}-{:#x}", vma.start, vma.end);
+            return Err(Refusal::new(what, place, pid));
+        }
+        for advice in (0..64).filter(|bit| bits >> bit & 1 != 0) {
+            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
+        }
+        Ok(())
+    }
+
+    /// Cuts the page runs at mapping borders where the way to write them changes.
+    fn place_pages(&mut self, body: &Body) {
+        let mut next = 0;
+        for run in &body.pages.runs {
+            let mut at = run.start;
+            let run_end = run.start + run.len_bytes;
+            while at < run_end {
+                while next < self.mappings.len() && self.mappings[next].end() <= at {
+                    next += 1;
+                }
+                let (end, writable) = match self.mappings.get(next) {
+                    Some(m) if m.start <= at => {
+                        (run_end.min(m.end()), Some(m.prot & libc::PROT_WRITE as u32 != 0))
+                    }
+                    Some(m) => (run_end.min(m.start), None),
+                    None => (run_end, None),
+                };
+                let offset_bytes = run.offset_bytes + (at - run.start);
+                let fill = Fill { start: at, len_bytes: end - at, offset_bytes };
+                match writable {
+                    Some(true) => push_merged(&mut self.fills, fill),
+                    Some(false) => push_merged(&mut self.patches, fill),
+                    None => push_merged(&mut self.vdso_pages, fill), // the only pages without a mapping
+                }
+                at = end;
+            }
+        }
+    }
+}
+
+fn push_merged(fills: &mut Vec<Fill>, fill: Fill) {
+    if let Some(last) = fills.last_mut()
+        && last.start + last.len_bytes == fill.start
+        && last.offset_bytes + last.len_bytes == fill.offset_bytes
+    {
+        last.len_bytes += fill.len_bytes;
+        return;
+    }
+    fills.push(fill);
+}

@@ -1,0 +1,317 @@
+//! Turns a checkpoint into the steps of its restore, or into the list of all that stands against it.
+//!
+//! Planning is pure: no system call, the same input gives the same plan, and every refusal is made
+//! here, before the first task exists. A [`ProcessPlan`] holds everything that the worker of that
+//! process needs, and nothing of any other process.
+
+mod hole;
+mod memory;
+mod refuse;
+mod tree;
+
+use std::collections::BTreeSet;
+
+use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
+use criu_image::{Checkpoint, FileId, Process, Thread};
+
+pub(crate) use memory::{Fill, Mapping, MemoryPlan};
+pub use tree::TreeError;
+pub(crate) use tree::{Group, Member, Role};
+
+use crate::files::{self, EpollAdd, FilesPlan, ObjectKey};
+use crate::host::Host;
+use crate::refusal::Refusal;
+use crate::remote::region::{SlotSize, region_bytes};
+
+/// Most processes that one restore makes: each takes a slot of 80 KiB in the shared region.
+pub const PROCESSES_MAX: usize = 16_384;
+
+/// What the caller may choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The root stays in a session of others (`--shell-job`).
+    pub shell_job: bool,
+    /// Ignore `cgroup.img`: the tree stays in the restorer's cgroups (`--manage-cgroups=ignore`).
+    pub ignore_cgroups: bool,
+    /// The root becomes a sibling of the restorer, not its child (`--restore-sibling`).
+    pub sibling: bool,
+    /// Leave every task stopped (`--leave-stopped`).
+    pub leave_stopped: bool,
+    /// Most worker threads; 0 for one a process, up to a bound that fits this host.
+    pub workers_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            shell_job: false,
+            ignore_cgroups: false,
+            sibling: false,
+            leave_stopped: false,
+            workers_max: 0,
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The checkpoint holds things that are not restored.
+    #[error("the checkpoint holds {} thing(s) that cannot be restored", .0.len())]
+    Refused(Vec<Refusal>),
+    /// Sessions or groups cannot be rebuilt.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// This host lacks something that the checkpoint needs.
+    #[error("this host cannot take the checkpoint: {0}")]
+    Host(HostMismatch),
+}
+
+/// What of the host does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum HostMismatch {
+    /// The vdso differs, and code of the process may be inside it.
+    #[error("the vdso of the checkpoint ({saved_bytes} bytes) is not this kernel's ({here_bytes} bytes)")]
+    Vdso {
+        /// Size in the checkpoint.
+        saved_bytes: u64,
+        /// Size here.
+        here_bytes: u64,
+    },
+    /// No address range is free in all processes.
+    #[error("no {needed_bytes} bytes of address space are free in all processes")]
+    AddressSpace {
+        /// Size of the shared region.
+        needed_bytes: usize,
+    },
+    /// More processes than the shared region serves.
+    #[error("{count} processes exceed the limit of {PROCESSES_MAX}")]
+    Processes {
+        /// Processes in the checkpoint, helpers included.
+        count: usize,
+    },
+}
+
+/// A descriptor to put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FdPlan {
+    pub(crate) fd: i32,
+    pub(crate) object: ObjectKey,
+    pub(crate) close_on_exec: bool,
+}
+
+/// What a process with an address space is made of.
+#[derive(Debug)]
+pub(crate) struct LivePlan {
+    pub(crate) memory: MemoryPlan,
+    pub(crate) mm: MmEntry,
+    pub(crate) exe: ObjectKey,
+    pub(crate) fds: Vec<FdPlan>,
+    pub(crate) epolls: Vec<EpollAdd>,
+    pub(crate) cwd: ObjectKey,
+    pub(crate) root: ObjectKey,
+    pub(crate) umask: Option<u32>,
+    pub(crate) task: TaskCoreEntry,
+    /// The leader first.
+    pub(crate) threads: Vec<Thread>,
+}
+
+/// What is to become of a member of the tree.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A running or stopped process.
+    Live(Box<LivePlan>),
+    /// A process that has exited and was not waited for.
+    Zombie(Box<TaskCoreEntry>),
+    /// See [`Role::Helper`].
+    Helper,
+}
+
+/// The plan of one process: all that its worker sees.
+#[derive(Debug)]
+pub(crate) struct ProcessPlan {
+    pub(crate) pid: i32,
+    pub(crate) member: Member,
+    pub(crate) kind: Kind,
+}
+
+impl ProcessPlan {
+    /// Descriptors of the restorer that this process needs.
+    pub(crate) fn objects(&self) -> BTreeSet<ObjectKey> {
+        let mut keys = BTreeSet::new();
+        if let Kind::Live(live) = &self.kind {
+            keys.extend(live.fds.iter().map(|fd| fd.object));
+            keys.extend([live.exe, live.cwd, live.root]);
+            keys.extend(live.memory.mappings.iter().filter_map(|m| m.source));
+        }
+        keys
+    }
+}
+
+/// The plan of a whole restore.
+#[derive(Debug)]
+pub struct RestorePlan {
+    pub(crate) processes: Vec<ProcessPlan>,
+    pub(crate) files: FilesPlan,
+    pub(crate) region_base: u64,
+    pub(crate) slots: Vec<SlotSize>,
+    /// Every id that a task of the tree takes.
+    pub(crate) ids: BTreeSet<i32>,
+    /// One more than the highest descriptor of any process.
+    pub(crate) fds_end: i32,
+    pub(crate) options: Options,
+    pub(crate) images: std::path::PathBuf,
+}
+
+impl RestorePlan {
+    /// Plans the restore of a checkpoint on a host.
+    ///
+    /// # Errors
+    /// All refusals at once, or the first thing about the tree or the host that does not fit.
+    pub fn new(
+        mut checkpoint: Checkpoint,
+        host: &Host,
+        options: Options,
+    ) -> Result<Self, PlanError> {
+        let mut refusals = refuse::collect(&checkpoint, &options);
+        let places: Vec<tree::Place> = checkpoint.processes.iter().map(place).collect();
+        let members = tree::plan(&places, options.shell_job)?;
+        let needs = files::needs(&checkpoint);
+        let files = match files::plan(&checkpoint, &needs) {
+            Ok(files) => Some(files),
+            Err(list) => {
+                refusals.extend(list);
+                None
+            }
+        };
+        let memories: Vec<Option<MemoryPlan>> = checkpoint
+            .processes
+            .iter()
+            .map(|p| Some(memory::plan(&checkpoint, p.pid, p.body.as_ref()?, &mut refusals)))
+            .collect();
+        let epolls: Vec<Vec<EpollAdd>> = checkpoint
+            .processes
+            .iter()
+            .map(|process| files::epoll_adds(&checkpoint, process))
+            .collect();
+        let (Some(files), true) = (files, refusals.is_empty()) else {
+            return Err(PlanError::Refused(refusals));
+        };
+        let images = checkpoint.dir.clone();
+        let mut parts = memories.into_iter().zip(epolls);
+        let mut kinds: Vec<Option<Kind>> = Vec::new();
+        for process in std::mem::take(&mut checkpoint.processes) {
+            let (memory, epolls) = parts.next().expect("one entry a process");
+            kinds.push(Some(kind(&checkpoint, process, memory, epolls)));
+        }
+        let processes: Vec<ProcessPlan> = members
+            .into_iter()
+            .map(|member| ProcessPlan {
+                pid: member.pid,
+                kind: match member.role {
+                    Role::Process(index) => kinds[index].take().expect("each process once"),
+                    Role::Helper => Kind::Helper,
+                },
+                member,
+            })
+            .collect();
+        Self::assemble(processes, files, host, options, images)
+    }
+
+    fn assemble(
+        processes: Vec<ProcessPlan>,
+        files: FilesPlan,
+        host: &Host,
+        options: Options,
+        images: std::path::PathBuf,
+    ) -> Result<Self, PlanError> {
+        if processes.len() > PROCESSES_MAX {
+            return Err(PlanError::Host(HostMismatch::Processes { count: processes.len() }));
+        }
+        let mut slots = Vec::new();
+        let mut ids = BTreeSet::new();
+        let mut fds_end = 0;
+        for process in &processes {
+            slots.push(SlotSize::Leader);
+            ids.insert(process.pid);
+            if let Kind::Live(live) = &process.kind {
+                slots.extend(live.threads.iter().skip(1).map(|_| SlotSize::Thread));
+                ids.extend(live.threads.iter().map(|thread| thread.tid as i32));
+                fds_end = live.fds.iter().map(|fd| fd.fd + 1).fold(fds_end, i32::max);
+                check_vdso(&live.memory, host)?;
+            }
+        }
+        let needed_bytes = region_bytes(slots.iter().copied());
+        let taken = processes.iter().filter_map(|process| match &process.kind {
+            Kind::Live(live) => Some(&live.memory),
+            _ => None,
+        });
+        let region_base = hole::find(taken, &host.own_mappings, needed_bytes as u64)
+            .ok_or(PlanError::Host(HostMismatch::AddressSpace { needed_bytes }))?;
+        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, images })
+    }
+
+    /// Number of processes, helpers included.
+    pub fn process_count(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Pid of the root.
+    pub fn root_pid(&self) -> i32 {
+        self.processes[0].pid
+    }
+}
+
+fn place(process: &Process) -> tree::Place {
+    tree::Place {
+        pid: process.pid as i32,
+        parent: process.parent,
+        pgid: process.pgid as i32,
+        sid: process.sid as i32,
+    }
+}
+
+fn kind(
+    checkpoint: &Checkpoint,
+    process: Process,
+    memory: Option<MemoryPlan>,
+    epolls: Vec<EpollAdd>,
+) -> Kind {
+    let (Some(body), Some(memory)) = (process.body, memory) else {
+        return Kind::Zombie(Box::new(process.task));
+    };
+    let table = checkpoint.fd_tables.get(&body.ids.files_id).map_or(&[][..], Vec::as_slice);
+    Kind::Live(Box::new(LivePlan {
+        memory,
+        exe: ObjectKey::File(FileId(body.mm.exe_file_id)),
+        mm: body.mm,
+        fds: table.iter().map(fd_plan).collect(),
+        epolls,
+        cwd: ObjectKey::File(FileId(body.fs.cwd_id)),
+        root: ObjectKey::File(FileId(body.fs.root_id)),
+        umask: body.fs.umask,
+        task: process.task,
+        threads: body.threads,
+    }))
+}
+
+/// `FD_CLOEXEC` as the images store it (`fdinfo_entry.flags`).
+const FD_CLOEXEC: u32 = 1;
+
+fn fd_plan(entry: &FdinfoEntry) -> FdPlan {
+    FdPlan {
+        fd: entry.fd as i32,
+        object: ObjectKey::File(FileId(entry.id)),
+        close_on_exec: entry.flags & FD_CLOEXEC != 0,
+    }
+}
+
+fn check_vdso(memory: &MemoryPlan, host: &Host) -> Result<(), PlanError> {
+    let here_bytes = host.vdso.as_ref().map_or(0, |vdso| vdso.len_bytes);
+    match memory.vdso {
+        Some((_, saved_bytes)) if saved_bytes != here_bytes => {
+            Err(PlanError::Host(HostMismatch::Vdso { saved_bytes, here_bytes }))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,225 @@
+//! The last things a task is given, by ptrace: it stops in the stub and goes on in its own code.
+//!
+//! `Seized` (traced, still in the stub, killed if we die) -> `Stopped` -> registers set ->
+//! detached. Each step consumes the one before, so a task can neither run half-set nor be let go
+//! twice. The tracer is the calling thread: all steps of a task must come from one thread.
+
+use nix::errno::Errno;
+
+use super::region::Region;
+use super::stub;
+
+/// `NT_X86_XSTATE` (linux/elf.h).
+const NT_X86_XSTATE: usize = 0x202;
+/// `PTRACE_SETSIGMASK` (linux/ptrace.h, Linux 3.11).
+const PTRACE_SETSIGMASK: u32 = 0x420b;
+/// `PTRACE_O_EXITKILL` (linux/ptrace.h, Linux 3.8).
+const OPTION_EXITKILL: usize = 1 << 20;
+/// `PTRACE_O_TRACESYSGOOD`: system-call stops are told apart from signals.
+const OPTION_SYSGOOD: usize = 1;
+/// Largest XSAVE area that is taken (AMX needs 11 KiB; the architecture gives no bound).
+const XSTATE_BYTES_MAX: usize = 64 << 10;
+
+/// Why a task could not be given its final state.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// A ptrace request or the wait for its effect failed.
+    #[error("{what}: ptrace of task {tid} failed: {errno}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// Thread.
+        tid: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// The task stopped for another reason than the one waited for, or ended.
+    #[error("{what}: task {tid} has wait status {status:#x}")]
+    Unexpected {
+        /// What was waited for.
+        what: &'static str,
+        /// Thread.
+        tid: i32,
+        /// Status as `wait4` gives it.
+        status: i32,
+    },
+    /// A system call made for the task at the very end failed.
+    #[error("{what} of task {tid} failed: {errno}")]
+    Call {
+        /// The call.
+        what: &'static str,
+        /// Thread.
+        tid: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+}
+
+/// A task that is traced by this thread and dies with it, still executing the stub.
+#[derive(Debug)]
+pub(crate) struct Seized {
+    tid: i32,
+}
+
+/// A task that does not run.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    tid: i32,
+}
+
+fn request(
+    what: &'static str,
+    request: u32,
+    tid: i32,
+    addr: usize,
+    data: usize,
+) -> Result<(), FreezeError> {
+    // SAFETY: every request of this module either takes integers, or (SETREGS, SETSIGMASK) reads
+    // `data` as an address of a live local of the type that the request names.
+    let ret = unsafe { libc::ptrace(request, tid, addr, data) };
+    if ret == -1 {
+        return Err(FreezeError::Refused { what, tid, errno: Errno::last() });
+    }
+    Ok(())
+}
+
+/// Waits for the next stop of a traced task.
+fn wait_stop(what: &'static str, tid: i32) -> Result<i32, FreezeError> {
+    let mut status = 0;
+    loop {
+        // SAFETY: wait4 writes one integer to `status`.
+        let ret = unsafe { libc::wait4(tid, &raw mut status, libc::__WALL, std::ptr::null_mut()) };
+        if ret == tid {
+            break;
+        }
+        let errno = Errno::last();
+        if errno != Errno::EINTR {
+            return Err(FreezeError::Refused { what, tid, errno });
+        }
+    }
+    if !libc::WIFSTOPPED(status) {
+        return Err(FreezeError::Unexpected { what, tid, status });
+    }
+    Ok(status)
+}
+
+impl Seized {
+    /// Starts to trace a task without stopping it.
+    pub(crate) fn seize(tid: i32) -> Result<Self, FreezeError> {
+        let options = OPTION_EXITKILL | OPTION_SYSGOOD;
+        request("seize", libc::PTRACE_SEIZE, tid, 0, options)?;
+        Ok(Self { tid })
+    }
+
+    /// Asks the task to stop; [`Seized::wait`] sees it done. All threads are asked first and
+    /// waited for afterwards, so that they stop at the same time.
+    pub(crate) fn interrupt(&self) -> Result<(), FreezeError> {
+        request("interrupt", libc::PTRACE_INTERRUPT, self.tid, 0, 0)
+    }
+
+    /// Waits until the task has stopped.
+    pub(crate) fn wait(self) -> Result<Stopped, FreezeError> {
+        let status = wait_stop("stop", self.tid)?;
+        let event = status >> 16;
+        if event != libc::PTRACE_EVENT_STOP {
+            return Err(FreezeError::Unexpected { what: "stop", tid: self.tid, status });
+        }
+        Ok(Stopped { tid: self.tid })
+    }
+}
+
+impl Stopped {
+    /// Thread id.
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    fn registers(&self) -> Result<libc::user_regs_struct, FreezeError> {
+        // SAFETY: the all-zero value of this plain C struct is valid.
+        let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        let data = &raw mut regs as usize;
+        request("read registers", libc::PTRACE_GETREGS, self.tid, 0, data)?;
+        Ok(regs)
+    }
+
+    /// Sets the general registers, segment bases included.
+    pub(crate) fn set_registers(
+        &self,
+        regs: &libc::user_regs_struct,
+    ) -> Result<(), FreezeError> {
+        let data = std::ptr::from_ref(regs) as usize;
+        request("set registers", libc::PTRACE_SETREGS, self.tid, 0, data)
+    }
+
+    /// Sets the mask of blocked signals.
+    pub(crate) fn set_signal_mask(&self, mask: u64) -> Result<(), FreezeError> {
+        let data = &raw const mask as usize;
+        request("set signal mask", PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), data)
+    }
+
+    /// Reads the XSAVE area as this host lays it out.
+    pub(crate) fn xstate(&self) -> Result<Vec<u8>, FreezeError> {
+        let mut area = vec![0; XSTATE_BYTES_MAX];
+        let len = self.regset("read FPU state", libc::PTRACE_GETREGSET, &mut area)?;
+        area.truncate(len);
+        Ok(area)
+    }
+
+    /// Replaces the XSAVE area; its size is the one that [`Stopped::xstate`] returned.
+    pub(crate) fn set_xstate(&self, area: &mut [u8]) -> Result<(), FreezeError> {
+        self.regset("set FPU state", libc::PTRACE_SETREGSET, area).map(|_| ())
+    }
+
+    fn regset(
+        &self,
+        what: &'static str,
+        request: u32,
+        area: &mut [u8],
+    ) -> Result<usize, FreezeError> {
+        let mut io = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
+        // SAFETY: `io` describes `area`, which outlives the call and is writable; the kernel
+        // transfers at most `iov_len` bytes and stores how many.
+        let ret = unsafe { libc::ptrace(request, self.tid, NT_X86_XSTATE, &raw mut io) };
+        if ret == -1 {
+            return Err(FreezeError::Refused { what, tid: self.tid, errno: Errno::last() });
+        }
+        Ok(io.iov_len)
+    }
+
+    /// Has the task unmap the shared region, the code that it stands on included: the call is
+    /// made by the stub's own instruction and caught before anything is fetched after it.
+    pub(crate) fn unmap_region(&self, region: &Region) -> Result<(), FreezeError> {
+        let what = "unmap of the restorer's region";
+        let mut regs = self.registers()?;
+        regs.rip = region.base() + stub::syscall_offset_bytes();
+        regs.rax = libc::SYS_munmap as u64;
+        regs.orig_rax = u64::MAX;
+        regs.rdi = region.base();
+        regs.rsi = region.len_bytes();
+        self.set_registers(&regs)?;
+        for _ in 0..2 {
+            request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+            let status = wait_stop(what, self.tid)?;
+            if libc::WSTOPSIG(status) != libc::SIGTRAP | 0x80 {
+                return Err(FreezeError::Unexpected { what, tid: self.tid, status });
+            }
+        }
+        let ret = self.registers()?.rax as i64;
+        if ret != 0 {
+            let errno = Errno::from_raw(-ret as i32);
+            return Err(FreezeError::Call { what, tid: self.tid, errno });
+        }
+        Ok(())
+    }
+
+    /// Writes to the stopped task's memory, whatever the protection of its pages.
+    pub(crate) fn write_word(&self, address: u64, word: u64) -> Result<(), FreezeError> {
+        request("write memory", libc::PTRACE_POKEDATA, self.tid, address as usize, word as usize)
+    }
+
+    /// Lets the task run on its own; from here on it is no longer ours.
+    pub(crate) fn release(self) -> Result<(), FreezeError> {
+        request("detach", libc::PTRACE_DETACH, self.tid, 0, 0)
+    }
+}
+

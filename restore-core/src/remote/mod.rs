@@ -1,0 +1,12 @@
+//! System calls carried out by the processes that are being restored.
+//!
+//! `stub` is what a target executes and the memory layout it expects; `region` maps that memory
+//! on our side; `ring` queues calls and waits for them; `spawn` makes the first task and kills
+//! what must not be left; `freeze` gives a task its final registers and lets it go.
+//! Nothing here knows what a checkpoint is.
+
+pub(crate) mod freeze;
+pub(crate) mod region;
+pub(crate) mod ring;
+pub(crate) mod spawn;
+pub(crate) mod stub;

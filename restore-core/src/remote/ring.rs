@@ -1,0 +1,427 @@
+//! Calls carried out by a target on our behalf: queue them, post them as one batch, see the results.
+//!
+//! A [`Remote`] is one task of the tree and the only way to make it do anything. Calls are queued
+//! without any round trip; a batch goes out when the slot is full, when a result is asked for, or
+//! on [`Remote::flush`]. The first call that fails ends the batch and names itself.
+//! It never waits for ever: a dead target and an overdue one are errors.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::region::Slot;
+use super::stub::{self, OP_FIRST_FROM_LAST, OP_MAY_FAIL, Op};
+
+/// Longest time that one batch may take. The slowest call is a `munmap` or `mlock` of a large
+/// range: seconds. A target that is late by this much will not come back.
+const BATCH_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// How often a waiting worker looks whether its target is still alive.
+const LIVENESS_PERIOD: Duration = Duration::from_millis(50);
+
+/// Looks at the done word this often before it sleeps: a batch of a few calls takes about as long
+/// as going to sleep and being woken does.
+const SPINS_BEFORE_SLEEP: u32 = 2000;
+
+/// Why a call in a target did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The kernel refused the call.
+    #[error("{what}: system call {nr} of task {tid} failed: {errno}")]
+    Refused {
+        /// What the call was for.
+        what: &'static str,
+        /// Thread that made the call.
+        tid: i32,
+        /// Number in the x86-64 system-call table.
+        nr: i64,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// The target died while calls were outstanding.
+    #[error("{what}: task {tid} died")]
+    Died {
+        /// First call of the batch that was under way.
+        what: &'static str,
+        /// Thread that made the call.
+        tid: i32,
+    },
+    /// The target did not finish a batch in time.
+    #[error("{what}: task {tid} did not answer for {seconds} s")]
+    Overdue {
+        /// First call of the batch that was under way.
+        what: &'static str,
+        /// Thread that made the call.
+        tid: i32,
+        /// The limit that passed.
+        seconds: u64,
+    },
+    /// The arguments of one call exceed the slot.
+    #[error("{what}: arguments of {needed_bytes} bytes exceed the limit of {limit_bytes} bytes")]
+    TooLarge {
+        /// What the call was for.
+        what: &'static str,
+        /// Size of the arguments.
+        needed_bytes: usize,
+        /// Room in a slot.
+        limit_bytes: usize,
+    },
+}
+
+/// One argument of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg<'a> {
+    /// A number, address or descriptor.
+    N(u64),
+    /// Address of a copy of these bytes.
+    In(&'a [u8]),
+}
+
+impl From<u64> for Arg<'_> {
+    fn from(value: u64) -> Self {
+        Self::N(value)
+    }
+}
+
+impl From<i64> for Arg<'_> {
+    fn from(value: i64) -> Self {
+        Self::N(value as u64)
+    }
+}
+
+impl From<u32> for Arg<'_> {
+    fn from(value: u32) -> Self {
+        Self::N(u64::from(value))
+    }
+}
+
+impl From<i32> for Arg<'_> {
+    fn from(value: i32) -> Self {
+        Self::N(value as i64 as u64)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Arg<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Self::In(value)
+    }
+}
+
+/// A task of the tree, and the calls that wait to be carried out by it.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    tid: i32,
+    process: Arc<OwnedFd>,
+    slot: Slot,
+    posted: u32,
+    queued: Vec<&'static str>,
+    scratch_used: usize,
+}
+
+impl Remote {
+    /// A task that executes the stub on `slot`; `process` is a pidfd of its process.
+    pub(crate) fn new(tid: i32, process: Arc<OwnedFd>, slot: Slot) -> Self {
+        Self { tid, process, slot, posted: 0, queued: Vec::new(), scratch_used: 0 }
+    }
+
+    /// Thread id (equals the process id for a leader).
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// pidfd of the process.
+    pub(crate) fn process(&self) -> &Arc<OwnedFd> {
+        &self.process
+    }
+
+    /// The task's memory.
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Queues a call whose failure ends the batch.
+    pub(crate) fn queue<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<(), CallError> {
+        self.push(what, nr, &args, 0, 0)
+    }
+
+    /// Queues a call that may fail.
+    pub(crate) fn queue_may_fail<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<(), CallError> {
+        self.push(what, nr, &args, OP_MAY_FAIL, 0)
+    }
+
+    /// Queues two calls; the first argument of the second is the result of the first.
+    pub(crate) fn queue_pair<const N: usize, const M: usize>(
+        &mut self,
+        first: (&'static str, i64, [Arg<'_>; N]),
+        second: (&'static str, i64, [Arg<'_>; M]),
+    ) -> Result<(), CallError> {
+        let bytes = arg_bytes(&first.2) + arg_bytes(&second.2);
+        self.make_room(first.0, 2, bytes)?;
+        self.push(first.0, first.1, &first.2, 0, 0)?;
+        self.push(second.0, second.1, &second.2, OP_FIRST_FROM_LAST, 0)
+    }
+
+    /// Queues a call and waits for its result; everything queued before goes with it.
+    pub(crate) fn call<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<i64, CallError> {
+        self.push(what, nr, &args, 0, 0)?;
+        let index = self.queued.len() - 1;
+        self.flush()?;
+        Ok(self.result(index))
+    }
+
+    /// Like [`Remote::call`], but gives a refusal as a value.
+    pub(crate) fn try_call<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<Result<i64, Errno>, CallError> {
+        self.push(what, nr, &args, OP_MAY_FAIL, 0)?;
+        let index = self.queued.len() - 1;
+        self.flush()?;
+        let ret = self.result(index);
+        Ok(match errno_of(ret) {
+            Some(errno) => Err(errno),
+            None => Ok(ret),
+        })
+    }
+
+    /// Carries out a call that writes `out_bytes` at the address given as its argument `out_arg`.
+    pub(crate) fn call_out<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+        (out_arg, out_bytes): (usize, usize),
+    ) -> Result<(i64, Vec<u8>), CallError> {
+        self.flush()?;
+        let offset = self.slot.scratch_bytes() - out_bytes.next_multiple_of(16);
+        let mut args = args;
+        args[out_arg] = Arg::N(self.slot.scratch_address() + offset as u64);
+        let ret = self.call(what, nr, args)?;
+        Ok((ret, self.slot.get(offset, out_bytes)))
+    }
+
+    /// Queues a call that makes a new task, which starts on `child`.
+    pub(crate) fn queue_clone<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+        child: &Slot,
+    ) -> Result<(), CallError> {
+        self.push(what, nr, &args, 0, child.address())
+    }
+
+    /// Puts bytes into scratch that a later call of the same batch refers to. The pair
+    /// (`put`, the call) must fit: `room_bytes` is what the call's own arguments need.
+    pub(crate) fn put(
+        &mut self,
+        what: &'static str,
+        bytes: &[u8],
+        room_bytes: usize,
+    ) -> Result<u64, CallError> {
+        self.make_room(what, 1, padded(bytes.len()) + room_bytes)?;
+        Ok(self.store(bytes))
+    }
+
+    fn push(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: &[Arg<'_>],
+        flags: u32,
+        child_slot: u64,
+    ) -> Result<(), CallError> {
+        if flags & OP_FIRST_FROM_LAST == 0 {
+            self.make_room(what, 1, arg_bytes(args))?;
+        }
+        let mut op = Op { nr: nr as u32, flags, child_slot, ..Op::default() };
+        for (slot, arg) in op.args.iter_mut().zip(args) {
+            *slot = match *arg {
+                Arg::N(value) => value,
+                Arg::In(bytes) => self.store(bytes),
+            };
+        }
+        let at = self.slot.op(self.queued.len());
+        // SAFETY: `op()` asserts the index; the slot is ours on this side, and the target reads
+        // it only after `post` has raised the batch number.
+        unsafe { at.write(op) };
+        self.queued.push(what);
+        Ok(())
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> u64 {
+        let at = self.slot.put(self.scratch_used, bytes);
+        self.scratch_used += padded(bytes.len());
+        at
+    }
+
+    fn make_room(&mut self, what: &'static str, ops: usize, bytes: usize) -> Result<(), CallError> {
+        let limit_bytes = self.slot.scratch_bytes();
+        if bytes > limit_bytes {
+            return Err(CallError::TooLarge { what, needed_bytes: bytes, limit_bytes });
+        }
+        let full = self.queued.len() + ops > self.slot.ops_max();
+        if full || self.scratch_used + bytes > limit_bytes {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Carries out everything queued.
+    ///
+    /// # Errors
+    /// The first call that failed, a target that died, or one that is overdue.
+    pub(crate) fn flush(&mut self) -> Result<(), CallError> {
+        if self.queued.is_empty() {
+            return Ok(());
+        }
+        self.post();
+        self.wait()?;
+        let count = self.queued.len();
+        let completed = self.completed();
+        let failed = (completed < count).then(|| self.refused(completed));
+        self.queued.clear();
+        self.scratch_used = 0;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Posts everything queued without waiting: for a batch that its task does not survive.
+    pub(crate) fn post_last(&mut self) {
+        if !self.queued.is_empty() {
+            self.post();
+            self.queued.clear();
+        }
+    }
+
+    fn refused(&self, index: usize) -> CallError {
+        // SAFETY: the batch is finished, so the target no longer writes to the slot.
+        let op = unsafe { self.slot.op(index).read() };
+        let errno = errno_of(op.ret).unwrap_or(Errno::UnknownErrno);
+        CallError::Refused { what: self.queued[index], tid: self.tid, nr: op.nr.into(), errno }
+    }
+
+    fn result(&self, index: usize) -> i64 {
+        // SAFETY: as in `refused`: called after `wait` has seen the batch finished.
+        unsafe { self.slot.op(index).read().ret }
+    }
+
+    fn completed(&self) -> usize {
+        // SAFETY: as in `refused`; the field is a plain word of the mapped head.
+        unsafe { (&raw const (*self.slot.head()).completed).read_volatile() as usize }
+    }
+
+    fn word(&self, offset_bytes: usize) -> &AtomicU32 {
+        debug_assert!(offset_bytes == 0 || offset_bytes == 4);
+        // SAFETY: `posted` (0) and `done` (4) are aligned words of the slot's head, mapped as long
+        // as the slot lives, and both sides access them as single words only.
+        unsafe { AtomicU32::from_ptr(self.slot.head().cast::<u32>().byte_add(offset_bytes)) }
+    }
+
+    fn post(&mut self) {
+        self.posted = self.posted.wrapping_add(1);
+        // SAFETY: the target is idle (the batch before was waited for), so the head is ours.
+        unsafe { (&raw mut (*self.slot.head()).count).write_volatile(self.queued.len() as u32) };
+        let word = self.word(0);
+        word.store(self.posted, Ordering::Release);
+        futex_wake(word);
+    }
+
+    fn wait(&self) -> Result<(), CallError> {
+        let done = self.word(4);
+        for _ in 0..SPINS_BEFORE_SLEEP {
+            if done.load(Ordering::Acquire) == self.posted {
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        let what = self.queued[0];
+        let begin = Instant::now();
+        loop {
+            let seen = done.load(Ordering::Acquire);
+            if seen == self.posted {
+                return Ok(());
+            }
+            futex_wait(done, seen, LIVENESS_PERIOD);
+            if done.load(Ordering::Acquire) == self.posted {
+                return Ok(());
+            }
+            if has_exited(self.process.as_fd()) {
+                return Err(CallError::Died { what, tid: self.tid });
+            }
+            if begin.elapsed() > BATCH_WAIT_MAX {
+                let seconds = BATCH_WAIT_MAX.as_secs();
+                return Err(CallError::Overdue { what, tid: self.tid, seconds });
+            }
+        }
+    }
+}
+
+/// Writes a new task's slot head before the task exists.
+pub(crate) fn prepare_slot(slot: &Slot, tied_to_parent: Option<i32>) {
+    let head = stub::SlotHead {
+        posted: 0,
+        done: 0,
+        count: 0,
+        completed: 0,
+        start: if tied_to_parent.is_some() { stub::START_TIED } else { 0 },
+        parent: tied_to_parent.unwrap_or(0) as u32,
+        pad: [0; 5],
+    };
+    // SAFETY: the slot is mapped writable and no task runs on it yet.
+    unsafe { slot.head().write(head) };
+}
+
+/// Whether the process of this pidfd has exited (it may still have to be reaped).
+pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1))
+}
+
+fn errno_of(ret: i64) -> Option<Errno> {
+    (-4095..0).contains(&ret).then(|| Errno::from_raw(-ret as i32))
+}
+
+fn padded(bytes: usize) -> usize {
+    bytes.next_multiple_of(16)
+}
+
+fn arg_bytes(args: &[Arg<'_>]) -> usize {
+    let size = |arg: &Arg<'_>| match arg {
+        Arg::In(bytes) => padded(bytes.len()),
+        Arg::N(_) => 0,
+    };
+    args.iter().map(size).sum()
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE only uses the address as a key; the reference keeps it mapped.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+fn futex_wait(word: &AtomicU32, seen: u32, limit: Duration) {
+    let limit = libc::timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+    // SAFETY: FUTEX_WAIT reads the word, which the reference keeps mapped, and `limit`, which
+    // outlives the call.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &limit) };
+}

@@ -1,0 +1,238 @@
+//! Makes the first task of a tree, and sees to it that nothing of a failed tree is left.
+//!
+//! The root is forked from this process straight into the stub; every other task is cloned by
+//! its own parent's stub. Whoever is made is recorded as a pidfd, and killed and reaped through it
+//! unless the restore succeeds.
+
+use std::arch::asm;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::region::Slot;
+use super::ring::{Remote, prepare_slot};
+
+/// `clone_args` of the kernel (linux/sched.h, 88 bytes since Linux 5.7).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CloneArgs {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
+}
+
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+
+impl CloneArgs {
+    /// The bytes that the kernel reads.
+    pub(crate) fn as_bytes(&self) -> [u8; 88] {
+        let words = [
+            self.flags,
+            self.pidfd,
+            self.child_tid,
+            self.parent_tid,
+            self.exit_signal,
+            self.stack,
+            self.stack_size,
+            self.tls,
+            self.set_tid,
+            self.set_tid_size,
+            self.cgroup,
+        ];
+        let mut bytes = [0; 88];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// `CLONE_CLEAR_SIGHAND` (linux/sched.h, Linux 5.5).
+pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+
+/// Forks this process into the stub on `slot` with the wanted pid.
+///
+/// The caller's thread must have all signals blocked (the child inherits the mask) and must be the
+/// thread that lives as long as the restore does: the child dies with it. With `sibling` the child
+/// becomes a child of our own parent instead.
+///
+/// # Errors
+/// The kernel's error: `EEXIST` if the pid is taken, `EPERM` without CAP_CHECKPOINT_RESTORE.
+pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, Errno> {
+    let parent = (!sibling).then(|| nix::unistd::getpid().as_raw());
+    prepare_slot(&slot, parent);
+    let mut pidfd: i32 = -1;
+    let set_tid = [pid];
+    let (relation, exit_signal) = match sibling {
+        true => (libc::CLONE_PARENT as u64, 0), // the kernel takes our own exit signal
+        false => (0, libc::SIGCHLD as u64),
+    };
+    let args = CloneArgs {
+        flags: CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64 | relation,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal,
+        set_tid: set_tid.as_ptr() as u64,
+        set_tid_size: 1,
+        ..CloneArgs::default()
+    };
+    let ret: i64;
+    // SAFETY: `args` and what it points to outlive the call. Without CLONE_VM the child has a copy
+    // of this address space; it executes nothing but the jump below and the stub, which uses
+    // neither stack nor any memory but the shared slot. rbx and r12 are given back unchanged.
+    unsafe {
+        asm!(
+            "mov r12, {slot}",
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "jmp {entry}",
+            "2:",
+            slot = in(reg) slot.address(),
+            entry = in(reg) slot.entry(),
+            inlateout("rax") libc::SYS_clone3 => ret,
+            in("rdi") &raw const args,
+            in("rsi") size_of::<CloneArgs>(),
+            out("r12") _,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    if ret < 0 {
+        return Err(Errno::from_raw(-ret as i32));
+    }
+    // SAFETY: on success the kernel has stored a new descriptor, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Remote::new(pid, Arc::new(pidfd), slot))
+}
+
+/// Opens a pidfd of a process that was just made.
+pub(crate) fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Ends this thread's restartable-sequence registration, so that a fork of it does not write to
+/// memory that it no longer has. glibc then falls back to the system call for the CPU number.
+pub(crate) fn leave_rseq() {
+    // SAFETY: `dlsym` with a terminated name; the symbols are glibc's (2.35), of the types read.
+    let (offset, size) = unsafe {
+        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr());
+        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr());
+        if offset.is_null() || size.is_null() {
+            return;
+        }
+        (*offset.cast::<isize>(), *size.cast::<u32>())
+    };
+    let thread: usize;
+    // SAFETY: reads the thread pointer, which the x86-64 ABI keeps at fs:0.
+    unsafe { asm!("mov {}, fs:0", out(reg) thread, options(nostack, readonly)) };
+    let area = thread.wrapping_add_signed(offset);
+    const SIGNATURE: u32 = 0x5305_3053; // glibc's RSEQ_SIG on x86
+    for len in [size.max(32), 32, size.next_multiple_of(32), 64] {
+        // SAFETY: unregistering makes the kernel stop using the area; a wrong length is refused.
+        let ret = unsafe { libc::syscall(libc::SYS_rseq, area, len, 1, SIGNATURE) };
+        if ret == 0 {
+            return;
+        }
+    }
+}
+
+/// Every process that this restore has made, to be killed and reaped unless it succeeds.
+#[derive(Debug, Default)]
+pub(crate) struct Brood {
+    processes: Vec<(i32, Arc<OwnedFd>)>,
+}
+
+impl Brood {
+    /// Records a process.
+    pub(crate) fn add(&mut self, pid: i32, pidfd: Arc<OwnedFd>) {
+        self.processes.push((pid, pidfd));
+    }
+
+    /// Gives up the responsibility: the tree runs.
+    pub(crate) fn release(&mut self) {
+        self.processes.clear();
+    }
+
+    /// Kills every recorded process.
+    pub(crate) fn kill(&self) {
+        for (_, pidfd) in &self.processes {
+            // SAFETY: pidfd_send_signal takes a descriptor, which we own, and integers.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd.as_raw_fd(),
+                    libc::SIGKILL,
+                    std::ptr::null::<u8>(),
+                    0,
+                );
+            }
+        }
+    }
+
+    /// Waits until every recorded process is gone and reaped, for at most `limit`.
+    ///
+    /// The caller is a child subreaper, so orphans of the tree become its children.
+    /// Returns the pids that are still there.
+    pub(crate) fn reap(&mut self, limit: Duration) -> Vec<i32> {
+        let begin = Instant::now();
+        let mut left = Vec::new();
+        for (pid, pidfd) in std::mem::take(&mut self.processes) {
+            let rest = limit.saturating_sub(begin.elapsed());
+            if !wait_exit(&pidfd, rest) || !reap_one(pid, &pidfd, rest) {
+                left.push(pid);
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Brood {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn wait_exit(pidfd: &OwnedFd, limit: Duration) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    matches!(nix::poll::poll(&mut fds, limit), Ok(1))
+}
+
+/// Collects an exited process. Until its dead parent has passed it on to us it is nobody's to
+/// collect (`ECHILD`), so the wait ends with the process's own end: when signal 0 finds it no more.
+fn reap_one(pid: i32, pidfd: &OwnedFd, limit: Duration) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let begin = Instant::now();
+    loop {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+        match waitid(Id::PIDFd(pidfd.as_fd()), flags) {
+            Ok(status) if status.pid().is_some() => return true,
+            Ok(_) | Err(Errno::ECHILD | Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+        if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            return true;
+        }
+        if begin.elapsed() > limit {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
