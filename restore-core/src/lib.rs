@@ -1,1 +1,38 @@
-//! Restore.
+//! Restores process trees from CRIU checkpoints.
+//!
+//! A restore has three steps, each a value that the next one consumes: a
+//! [`criu_image::Checkpoint`] (what the images say), a [`RestorePlan`] (what will be done, or the
+//! list of all that stands against it), and [`restore`] (all of the tree runs, or nothing of it).
+//!
+//! ```no_run
+//! use restore_core::{Host, Options, RestorePlan, restore};
+//!
+//! let checkpoint = criu_image::Checkpoint::open("images")?;
+//! let plan = RestorePlan::new(checkpoint, &Host::probe()?, Options::default())?;
+//! match restore(plan, &mut |event| println!("{event:?}")) {
+//!     Ok(tree) => println!("process {} runs", tree.root),
+//!     Err(failure) => eprintln!("{}", failure.error),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Linux on x86-64 only. Choosing process ids takes CAP_CHECKPOINT_RESTORE, most of the rest
+//! CAP_SYS_ADMIN.
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("restore-core works on x86-64 Linux only");
+
+mod engine;
+mod files;
+mod host;
+mod plan;
+mod refusal;
+mod remote;
+
+pub use engine::{Event, Failure, RestoreError, Restored, Stage, StepError, XstateError, restore};
+pub use files::FilesError;
+pub use host::{Host, Vdso};
+pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, TreeError};
+pub use refusal::Refusal;
+pub use remote::freeze::FreezeError;
+pub use remote::ring::CallError;

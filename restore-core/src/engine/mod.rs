@@ -37,7 +37,7 @@ use crate::remote::ring::CallError;
 use crate::remote::spawn::{Brood, leave_rseq, spawn_root};
 use pool::Pool;
 use target::{Child, Source, Sources, Target};
-use worker::{Order, Report, Surroundings};
+use worker::Surroundings;
 
 /// How long killed processes may take to be gone: the kernel frees their memory first.
 const REAP_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -254,7 +254,7 @@ fn carry_out(
     let RestorePlan { processes, files, region_base, slots, fds_end, options, .. } = plan;
     raise_descriptor_limit()?;
     let mut files = files.open(&host.images)?;
-    let service = Service::lift(&mut files, fds_end)?;
+    let service = Service::lift(&files, fds_end)?;
     observe(Event::Prepared { workers, objects: service.objects.len() });
     let (_region, slots) = Region::map(region_base, &slots)
         .map_err(|source| RestoreError::Setup { what: "map the shared region", source })?;
@@ -343,18 +343,15 @@ struct Service {
 }
 
 impl Service {
-    fn lift(files: &mut OpenedFiles, fds_end: i32) -> Result<Self, RestoreError> {
+    fn lift(files: &OpenedFiles, fds_end: i32) -> Result<Self, RestoreError> {
         let mut objects = BTreeMap::new();
         let mut lifted = Vec::new();
-        for (key, fd) in files.take_inherited() {
-            let up = lift(&fd, fds_end)?;
+        for (key, fd) in files.inherited() {
+            let up = lift(fd, fds_end)?;
             objects.insert(key, Source::Inherited(up.as_raw_fd()));
             lifted.push(up);
         }
-        for key in files.late_keys() {
-            // Reserves the number under which the object will be open in this process.
-            objects.insert(key, Source::Late(files.late_number(key)));
-        }
+        objects.extend(files.late().map(|(key, number)| (key, Source::Late(number))));
         let own = crate::remote::spawn::open_pidfd(nix::unistd::getpid().as_raw()).map_err(
             |errno| RestoreError::Setup { what: "open a pidfd of the restorer", source: errno.into() },
         )?;

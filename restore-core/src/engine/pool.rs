@@ -50,7 +50,7 @@ impl Pool {
         let mut rejected = Vec::new();
         while pool.hands.len() < count {
             let hand = pool.spawn(pool.hands.len(), host)?;
-            let Ok(Report::Started { tid, .. }) = pool.reports.recv() else {
+            let Ok(Report::Started { tid }) = pool.reports.recv() else {
                 return Err(RestoreError::WorkerLost);
             };
             if !ids.contains(&tid) {
@@ -75,7 +75,7 @@ impl Pool {
             .name(format!("worker {worker}"))
             .spawn(move || {
                 let tid = nix::unistd::gettid().as_raw();
-                let _ = reports.send(Report::Started { worker, tid });
+                let _ = reports.send(Report::Started { tid });
                 worker::run(&receive, &reports, &host);
             })
             .map_err(|source| RestoreError::Setup { what: "start a worker", source })?;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
 use criu_image::{Checkpoint, FileId, Process, Thread};
 
-pub(crate) use memory::{Fill, Mapping, MemoryPlan};
+pub(crate) use memory::{Fill, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
 

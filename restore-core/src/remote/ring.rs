@@ -163,18 +163,6 @@ impl Remote {
         self.push(what, nr, &args, OP_MAY_FAIL, 0)
     }
 
-    /// Queues two calls; the first argument of the second is the result of the first.
-    pub(crate) fn queue_pair<const N: usize, const M: usize>(
-        &mut self,
-        first: (&'static str, i64, [Arg<'_>; N]),
-        second: (&'static str, i64, [Arg<'_>; M]),
-    ) -> Result<(), CallError> {
-        let bytes = arg_bytes(&first.2) + arg_bytes(&second.2);
-        self.make_room(first.0, 2, bytes)?;
-        self.push(first.0, first.1, &first.2, 0, 0)?;
-        self.push(second.0, second.1, &second.2, OP_FIRST_FROM_LAST, 0)
-    }
-
     /// Queues a call and waits for its result; everything queued before goes with it.
     pub(crate) fn call<const N: usize>(
         &mut self,
@@ -205,22 +193,6 @@ impl Remote {
         })
     }
 
-    /// Carries out a call that writes `out_bytes` at the address given as its argument `out_arg`.
-    pub(crate) fn call_out<const N: usize>(
-        &mut self,
-        what: &'static str,
-        nr: i64,
-        args: [Arg<'_>; N],
-        (out_arg, out_bytes): (usize, usize),
-    ) -> Result<(i64, Vec<u8>), CallError> {
-        self.flush()?;
-        let offset = self.slot.scratch_bytes() - out_bytes.next_multiple_of(16);
-        let mut args = args;
-        args[out_arg] = Arg::N(self.slot.scratch_address() + offset as u64);
-        let ret = self.call(what, nr, args)?;
-        Ok((ret, self.slot.get(offset, out_bytes)))
-    }
-
     /// Queues a call that makes a new task, which starts on `child`.
     pub(crate) fn queue_clone<const N: usize>(
         &mut self,
@@ -242,6 +214,11 @@ impl Remote {
     ) -> Result<u64, CallError> {
         self.make_room(what, 1, padded(bytes.len()) + room_bytes)?;
         Ok(self.store(bytes))
+    }
+
+    /// Reads scratch at an address that [`Remote::put`] returned, after the batch is done.
+    pub(crate) fn read_back(&self, address: u64, len: usize) -> Vec<u8> {
+        self.slot.get((address - self.slot.scratch_address()) as usize, len)
     }
 
     fn push(

@@ -1,0 +1,156 @@
+//! `thaw restore`: images in, a running tree out, and an exit code that says what happened.
+
+use std::error::Error as _;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
+
+use crate::log::{Level, Log};
+use crate::options::Restore;
+use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST};
+
+/// Runs the command and returns its exit code.
+pub(crate) fn run(options: Restore, start: Instant) -> u8 {
+    let work_dir = options.work_dir.clone().unwrap_or_else(|| options.images_dir.clone());
+    let log_path = options.log_file.as_ref().map(|name| work_dir.join(name));
+    let mut log = match Log::open(log_path.as_deref(), options.verbosity, start) {
+        Ok(log) => log,
+        Err(error) => {
+            let path = log_path.unwrap_or_default();
+            eprintln!("thaw: cannot write the log {}: {error}", path.display());
+            return FAILED;
+        }
+    };
+    let to_stderr = log_path.is_some();
+    let mut tell = Teller { log: &mut log, to_stderr };
+    match restore(&options, &mut tell) {
+        Ok(root) if options.detached => {
+            drop(root);
+            0
+        }
+        Ok(root) => wait_for(root),
+        Err(code) => code,
+    }
+}
+
+/// Says errors in the log and, if that is a file, on standard error too.
+struct Teller<'a> {
+    log: &'a mut Log,
+    to_stderr: bool,
+}
+
+impl Teller<'_> {
+    fn error(&mut self, text: &str) {
+        self.log.line(Level::Error, text);
+        if self.to_stderr {
+            eprintln!("thaw: {text}");
+        }
+    }
+}
+
+fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
+    let checkpoint = criu_image::Checkpoint::open(&options.images_dir).map_err(|error| {
+        tell.error(&chain(&error));
+        BAD_IMAGES
+    })?;
+    let count = checkpoint.processes.len();
+    tell.log.line(Level::Info, &format!("images are whole: {count} process(es)"));
+    let host = Host::probe().map_err(|error| {
+        tell.error(&format!("cannot read /proc: {error}"));
+        UNFIT_HOST
+    })?;
+    let plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
+        tell.error(&chain(&error));
+        match error {
+            PlanError::Refused(list) => list_refusals(&list, tell),
+            PlanError::Tree(_) | PlanError::Host(_) => {}
+        }
+        UNFIT_HOST
+    })?;
+    let log = &mut *tell.log;
+    let restored = restore_core::restore(plan, &mut |event| log_event(log, &event));
+    let tree = restored.map_err(|failure| {
+        tell.error(&chain(&failure.error));
+        if failure.left.is_empty() {
+            tell.log.line(Level::Info, "everything was undone");
+            return FAILED;
+        }
+        tell.error(&format!("processes that could not be ended: {:?}", failure.left));
+        LEFTOVERS
+    })?;
+    if let Some(path) = &options.pidfile {
+        write_pidfile(options, path, tree.root).map_err(|error| {
+            tell.error(&format!("cannot write {}: {error}", path.display()));
+            FAILED
+        })?;
+    }
+    tell.log.line(Level::Info, &format!("process {} and its tree run", tree.root));
+    Ok(tree.root)
+}
+
+fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
+    for refusal in list {
+        tell.error(&format!("not supported: {refusal}"));
+    }
+}
+
+/// The error and everything that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn log_event(log: &mut Log, event: &Event) {
+    match event {
+        Event::Prepared { workers, objects } => {
+            let text = format!("{workers} worker(s), {objects} open object(s)");
+            log.line(Level::Info, &text);
+        }
+        Event::Step { pid, stage, begin, end } => {
+            let time = end.duration_since(*begin).as_micros();
+            log.line(Level::Debug, &format!("pid {pid}: {} took {time} us", stage.name()));
+        }
+        Event::Reached(stage) => {
+            log.line(Level::Info, &format!("stage {} is complete", stage.name()));
+        }
+    }
+}
+
+fn write_pidfile(options: &Restore, path: &PathBuf, pid: i32) -> std::io::Result<()> {
+    // Relative to the working directory of the command, as criu's is to `--work-dir`.
+    let path = match &options.work_dir {
+        Some(dir) if path.is_relative() => dir.join(path),
+        _ => path.clone(),
+    };
+    let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
+    write!(file, "{pid}")
+}
+
+/// Waits for the root and passes on how it ended.
+fn wait_for(root: i32) -> u8 {
+    loop {
+        match waitpid(Pid::from_raw(root), Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(_, code)) => return code as u8,
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                let status = ExitStatus::from_raw(signal as i32);
+                return 128 + status.signal().unwrap_or(0) as u8;
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return FAILED,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Files without a path or a partner: event counters, signal files, epoll instances.
+
+use std::os::fd::OwnedFd;
+
+use criu_image::record::FileEntry;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollCreateFlags;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{FilesError, set_status_flags};
+
+/// An event counter.
+#[derive(Debug)]
+pub(super) struct Eventfd {
+    id: u32,
+    flags: u32,
+    counter: u64,
+}
+
+impl Eventfd {
+    pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
+        let file = entry.efd.as_ref()?;
+        Some(Self { id: file.id, flags: file.flags, counter: file.counter })
+    }
+
+    pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
+        let what = format!("event counter {:#x}", self.id);
+        let fail = |errno: Errno| FilesError::Object { call: "eventfd", what: what.clone(), errno };
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let event = EventFd::from_value_and_flags(0, flags).map_err(fail)?;
+        if self.counter != 0 {
+            event.write(self.counter).map_err(fail)?;
+        }
+        let fd = OwnedFd::from(event);
+        set_status_flags(&fd, self.flags, &what)?;
+        Ok(fd)
+    }
+}
+
+/// A signal file.
+#[derive(Debug)]
+pub(super) struct Signalfd {
+    id: u32,
+    flags: u32,
+    mask: u64,
+}
+
+impl Signalfd {
+    pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
+        let file = entry.sgfd.as_ref()?;
+        Some(Self { id: file.id, flags: file.flags, mask: file.sigmask })
+    }
+
+    pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
+        let what = format!("signal file {:#x}", self.id);
+        let fail = |errno: Errno| FilesError::Object { call: "signalfd", what: what.clone(), errno };
+        let fd = super::raw::signalfd(self.mask).map_err(fail)?;
+        set_status_flags(&fd, self.flags, &what)?;
+        Ok(fd)
+    }
+}
+
+/// An epoll instance; what it watches is added by a process that has both descriptors.
+#[derive(Debug)]
+pub(super) struct Epoll {
+    id: u32,
+    flags: u32,
+}
+
+impl Epoll {
+    pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
+        let file = entry.epfd.as_ref()?;
+        Some(Self { id: file.id, flags: file.flags })
+    }
+
+    pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
+        let what = format!("epoll instance {:#x}", self.id);
+        let flags = EpollCreateFlags::EPOLL_CLOEXEC;
+        let epoll = nix::sys::epoll::Epoll::new(flags).map_err(|errno| FilesError::Object {
+            call: "epoll_create1",
+            what: what.clone(),
+            errno,
+        })?;
+        set_status_flags(&epoll.0, self.flags, &what)?;
+        Ok(epoll.0)
+    }
+}

@@ -1,0 +1,211 @@
+//! Memory that is a file: memfds and shared anonymous memory, with contents.
+//!
+//! A dump writes shared anonymous memory as a memfd called `/dev/zero`. It becomes the real thing
+//! again, so that its mappings look as they did.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, fchown};
+use std::path::Path;
+
+use criu_image::record::{FileEntry, MemfdInodeEntry};
+use criu_image::{Checkpoint, PageStore};
+use memmap2::MmapOptions;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::unistd::{Whence, lseek};
+
+use super::{FilesError, raw};
+
+/// Name under which shared anonymous memory is dumped.
+const ANONYMOUS: &[u8] = b"/dev/zero";
+/// `MFD_ALLOW_SEALING` (linux/memfd.h).
+const ALLOW_SEALING: u32 = 2;
+/// The seals of a memfd that was made without `MFD_ALLOW_SEALING`.
+const UNSEALABLE: u32 = 1;
+/// Piece in which contents are copied where they cannot be read straight into place.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Which memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Id {
+    /// Inode of `memfd.img`.
+    Inode(u64),
+    /// Shared memory that only mappings refer to.
+    Shmem(u64),
+}
+
+/// How one memory is made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    inode: Option<MemfdInodeEntry>,
+    size_bytes: u64,
+    contents: Option<PageStore>,
+}
+
+/// One open file of a memory.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) id: Id,
+    pub(super) flags: u32,
+    pub(super) pos: u64,
+    pub(super) mapped: bool,
+}
+
+impl View {
+    pub(super) fn new(entry: &FileEntry, id: Id, mapping: Option<u32>) -> Option<Self> {
+        let file = entry.memfd.as_ref()?;
+        let flags = mapping.unwrap_or(file.flags);
+        Some(Self { id, flags, pos: file.pos, mapped: mapping.is_some() })
+    }
+}
+
+/// Plans the memory behind a memfd entry.
+pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Option<(Id, Plan)> {
+    let id = u64::from(entry.memfd.as_ref()?.inode_id);
+    let inode = checkpoint.memfds.get(&id)?.clone();
+    let contents = checkpoint.shmems.get(&u64::from(inode.shmid)).cloned();
+    let size_bytes = inode.size;
+    Some((Id::Inode(id), Plan { inode: Some(inode), size_bytes, contents }))
+}
+
+/// Plans shared anonymous memory that is known by its mappings only.
+pub(super) fn plan_anonymous(checkpoint: &Checkpoint, shmid: u64) -> (Id, Plan) {
+    let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
+    let vmas = bodies.flat_map(|body| &body.mm.vmas).filter(|vma| vma.shmid == shmid);
+    let size_bytes = vmas.map(|vma| vma.pgoff + (vma.end - vma.start)).max().unwrap_or(0);
+    let contents = checkpoint.shmems.get(&shmid).cloned();
+    (Id::Shmem(shmid), Plan { inode: None, size_bytes, contents })
+}
+
+/// Memories that exist, each with the first file that was opened of it.
+pub(super) struct Memories {
+    made: BTreeMap<Id, (OwnedFd, Plan, bool)>,
+}
+
+/// Makes and fills every memory.
+pub(super) fn create_all(
+    plans: BTreeMap<Id, Plan>,
+    images: &Path,
+) -> Result<Memories, FilesError> {
+    let mut made = BTreeMap::new();
+    for (id, plan) in plans {
+        let fd = create(id, &plan, images)?;
+        made.insert(id, (fd, plan, false));
+    }
+    Ok(Memories { made })
+}
+
+fn fail(id: Id, call: &'static str) -> impl Fn(Errno) -> FilesError {
+    move |errno| FilesError::Object { call, what: format!("memory {id:?}"), errno }
+}
+
+fn io_errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
+    let anonymous = |size: u64| {
+        raw::anonymous_memory(size as usize).map_err(fail(id, "open of shared anonymous memory"))
+    };
+    let Some(inode) = &plan.inode else {
+        let fd = anonymous(plan.size_bytes)?;
+        fill(id, &fd, plan, images)?;
+        return Ok(fd);
+    };
+    let hugetlb = inode.hugetlb_flag.unwrap_or(0);
+    if inode.name == ANONYMOUS && hugetlb == 0 {
+        let fd = anonymous(plan.size_bytes)?;
+        fill(id, &fd, plan, images)?;
+        return Ok(fd);
+    }
+    let sealing = if inode.seals == UNSEALABLE { 0 } else { ALLOW_SEALING };
+    let fd = raw::memfd(&inode.name, sealing | hugetlb).map_err(fail(id, "memfd_create"))?;
+    nix::unistd::ftruncate(&fd, plan.size_bytes as i64).map_err(fail(id, "ftruncate"))?;
+    fill(id, &fd, plan, images)?;
+    fchown(&fd, Some(inode.uid), Some(inode.gid)).map_err(|e| fail(id, "fchown")(io_errno(&e)))?;
+    if let Some(mode) = inode.mode {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
+        nix::sys::stat::fchmod(&fd, mode).map_err(fail(id, "fchmod"))?;
+    }
+    Ok(fd)
+}
+
+/// Copies the saved pages in. Huge-page files cannot be written to, only mapped.
+fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesError> {
+    let Some(store) = plan.contents.as_ref().filter(|store| !store.runs.is_empty()) else {
+        return Ok(());
+    };
+    let name = format!("pages-{}.img", store.pages_id);
+    let image = |error: std::io::Error| FilesError::Image {
+        file: name.clone(),
+        errno: io_errno(&error),
+    };
+    let pages = File::open(images.join(&name)).map_err(image)?;
+    let huge = plan.inode.as_ref().is_some_and(|inode| inode.hugetlb_flag.unwrap_or(0) != 0);
+    if huge {
+        // SAFETY: the file was made above, is not sealed yet, and no other task has it: nobody
+        // else changes it or its size while it is mapped here.
+        let mut map = unsafe { MmapOptions::new().len(plan.size_bytes as usize).map_mut(fd) }
+            .map_err(|e| fail(id, "mmap")(io_errno(&e)))?;
+        for run in &store.runs {
+            let end = (run.start + run.len_bytes).min(plan.size_bytes);
+            let room = &mut map[run.start as usize..end as usize];
+            pages.read_exact_at(room, run.offset_bytes).map_err(image)?;
+        }
+        return Ok(());
+    }
+    let memory = File::from(fd.try_clone().map_err(|e| fail(id, "dup")(io_errno(&e)))?);
+    let mut buffer = vec![0; COPY_BYTES];
+    for run in &store.runs {
+        // The last page may reach beyond the size of the file, which must not grow.
+        let len_bytes = run.len_bytes.min(plan.size_bytes.saturating_sub(run.start));
+        let mut done = 0;
+        while done < len_bytes {
+            let len = (len_bytes - done).min(COPY_BYTES as u64) as usize;
+            pages.read_exact_at(&mut buffer[..len], run.offset_bytes + done).map_err(image)?;
+            memory
+                .write_all_at(&buffer[..len], run.start + done)
+                .map_err(|e| fail(id, "write")(io_errno(&e)))?;
+            done += len as u64;
+        }
+    }
+    Ok(())
+}
+
+impl Memories {
+    /// Opens one file of a memory.
+    pub(super) fn open(&mut self, view: &View) -> Result<OwnedFd, FilesError> {
+        let id = view.id;
+        let (fd, _, given) = self.made.get_mut(&id).expect("every view's memory is planned");
+        let writes = view.flags as i32 & libc::O_ACCMODE == libc::O_RDWR;
+        // The file that memfd_create made is given away once: only it can be executed.
+        let opened = if writes && (view.mapped || !std::mem::replace(given, true)) {
+            let again = fd.try_clone().map_err(|e| fail(id, "dup")(io_errno(&e)))?;
+            if !view.mapped {
+                super::set_status_flags(&again, view.flags, &format!("memory {id:?}"))?;
+            }
+            again
+        } else {
+            raw::reopen(fd, view.flags as i32).map_err(fail(id, "open"))?
+        };
+        if !view.mapped {
+            lseek(&opened, view.pos as i64, Whence::SeekSet).map_err(fail(id, "seek"))?;
+        }
+        Ok(opened)
+    }
+
+    /// Applies the seals, now that every file is open.
+    pub(super) fn seal(&mut self) -> Result<(), FilesError> {
+        for (&id, (fd, plan, _)) in &self.made {
+            let seals = plan.inode.as_ref().map_or(0, |inode| inode.seals);
+            let anonymous = plan.inode.as_ref().is_none_or(|inode| inode.name == ANONYMOUS);
+            if seals != 0 && seals != UNSEALABLE && !anonymous {
+                let seals = SealFlag::from_bits_retain(seals as i32);
+                fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(fail(id, "fcntl(F_ADD_SEALS)"))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,402 @@
+//! Kernel objects that descriptors and mappings refer to.
+//!
+//! Each object is opened once, in the restorer, and inherited by the whole tree; so processes that
+//! shared an open file share it again. One file for each kind, with its plan (pure) and its opening.
+//! What can only exist when the tasks do (pidfds, `/proc/<pid>`) is opened late and fetched by the
+//! targets. A new kind is a new file, and one line in each of the tables below.
+
+mod anonymous;
+mod epoll;
+mod fifo;
+mod memory;
+mod owner;
+mod pidfd;
+mod pipe;
+mod raw;
+mod regular;
+mod remap;
+mod timerfd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use criu_image::record::{FdTypes, FileEntry, FownEntry, VmaEntry};
+use criu_image::{Checkpoint, FileId, vma_status};
+use nix::errno::Errno;
+
+pub(crate) use epoll::{EpollAdd, epoll_adds};
+
+use crate::refusal::Refusal;
+
+/// What a descriptor or mapping refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ObjectKey {
+    /// An open file of `files.img`.
+    File(FileId),
+    /// The same file, opened for a mapping with these access flags: they may differ from those of
+    /// the descriptor, and the kernel checks a mapping against its own.
+    Mapping {
+        /// The file.
+        file: FileId,
+        /// `O_*` flags.
+        flags: u32,
+    },
+    /// Shared anonymous memory.
+    Shmem(u64),
+    /// A pages image; not opened here but by the worker that reads it.
+    Pages(u32),
+}
+
+/// Why an object could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A call on a path failed.
+    #[error("{call} of {path} (file {id:#x}) failed: {errno}")]
+    Path {
+        /// The call.
+        call: &'static str,
+        /// The path.
+        path: String,
+        /// Id in `files.img`.
+        id: u32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A call on something without a path failed.
+    #[error("{call} for {what} failed: {errno}")]
+    Object {
+        /// The call.
+        call: &'static str,
+        /// What was being made.
+        what: String,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// An image could not be read.
+    #[error("cannot read {file}: {errno}")]
+    Image {
+        /// File.
+        file: String,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A file is not the one that was dumped.
+    #[error("{path} has {property} {here:#o}, the checkpoint {saved:#o}: it was changed since")]
+    Changed {
+        /// The path.
+        path: String,
+        /// Which property differs.
+        property: &'static str,
+        /// Value here.
+        here: u64,
+        /// Value at the dump.
+        saved: u64,
+    },
+    /// A file is not the one that was dumped.
+    #[error("{path} has {here} bytes, the checkpoint {saved}: put the file of the dump back")]
+    Size {
+        /// The path.
+        path: String,
+        /// Size here.
+        here: u64,
+        /// Size at the dump.
+        saved: u64,
+    },
+}
+
+/// How one object is opened.
+#[derive(Debug)]
+enum Plan {
+    Regular(regular::Plan),
+    Fifo(fifo::Plan),
+    Eventfd(anonymous::Eventfd),
+    Signalfd(anonymous::Signalfd),
+    Epoll(anonymous::Epoll),
+    Timerfd(timerfd::Plan),
+    Memory(memory::View),
+}
+
+/// How all objects are opened.
+#[derive(Debug)]
+pub(crate) struct FilesPlan {
+    plans: Vec<(ObjectKey, Plan)>,
+    pipes: Vec<pipe::Plan>,
+    memories: BTreeMap<memory::Id, memory::Plan>,
+    late: Vec<(ObjectKey, Late)>,
+    owners: Vec<(ObjectKey, FownEntry, u32)>,
+    remaps: remap::Plan,
+}
+
+/// How an object is opened once all tasks exist.
+#[derive(Debug)]
+enum Late {
+    Pidfd(pidfd::Plan),
+    Regular(regular::Plan),
+}
+
+/// All keys that the processes of a checkpoint refer to.
+pub(crate) fn needs(checkpoint: &Checkpoint) -> BTreeSet<ObjectKey> {
+    let mut needs = BTreeSet::new();
+    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
+        let table = checkpoint.fd_tables.get(&body.ids.files_id).into_iter().flatten();
+        needs.extend(table.map(|entry| ObjectKey::File(FileId(entry.id))));
+        for id in [body.mm.exe_file_id, body.fs.cwd_id, body.fs.root_id] {
+            needs.insert(ObjectKey::File(FileId(id)));
+        }
+        let mappings = body.mm.vmas.iter().filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
+        needs.extend(mappings);
+    }
+    needs
+}
+
+/// What a mapping maps; `None` for private anonymous memory.
+pub(crate) fn mapping_key(
+    vma: &VmaEntry,
+    checkpoint: &Checkpoint,
+) -> Result<Option<ObjectKey>, Refusal> {
+    use vma_status::{ANON_SHARED, FILE_PRIVATE, FILE_SHARED, MEMFD, VDSO, VSYSCALL, VVAR};
+    if vma.status & (VDSO | VVAR | VSYSCALL) != 0 {
+        return Ok(None);
+    }
+    if vma.status & (FILE_PRIVATE | FILE_SHARED | MEMFD) == 0 {
+        let shared = vma.status & ANON_SHARED != 0;
+        return Ok(shared.then_some(ObjectKey::Shmem(vma.shmid)));
+    }
+    let file = FileId(vma.shmid as u32);
+    let kind = checkpoint.files.get(&file).map(FileEntry::r#type);
+    if !matches!(kind, Some(FdTypes::Reg | FdTypes::Memfd)) {
+        let what = format!("mapping of a file of kind {kind:?}");
+        return Err(Refusal::of_tree(what, format!("files.img, file {:#x}", file.0)));
+    }
+    let writes = vma.prot & libc::PROT_WRITE as u32 != 0 && vma.status & FILE_PRIVATE == 0;
+    let by_use = if writes { libc::O_RDWR } else { libc::O_RDONLY };
+    let flags = vma.fdflags.unwrap_or(by_use as u32);
+    Ok(Some(ObjectKey::Mapping { file, flags }))
+}
+
+/// Plans the opening of every object; the error lists all that cannot be opened.
+pub(crate) fn plan(
+    checkpoint: &Checkpoint,
+    needs: &BTreeSet<ObjectKey>,
+) -> Result<FilesPlan, Vec<Refusal>> {
+    let mut planner = Planner {
+        checkpoint,
+        plan: FilesPlan {
+            plans: Vec::new(),
+            pipes: Vec::new(),
+            memories: BTreeMap::new(),
+            late: Vec::new(),
+            owners: Vec::new(),
+            remaps: remap::Plan::new(checkpoint),
+        },
+        refusals: Vec::new(),
+    };
+    for &key in needs {
+        match key {
+            ObjectKey::File(id) => planner.file(key, id, None),
+            ObjectKey::Mapping { file, flags } => planner.file(key, file, Some(flags)),
+            ObjectKey::Shmem(shmid) => {
+                let (id, plan) = memory::plan_anonymous(checkpoint, shmid);
+                planner.plan.memories.insert(id, plan);
+                let view = memory::View { id, flags: libc::O_RDWR as u32, pos: 0, mapped: true };
+                planner.plan.plans.push((key, Plan::Memory(view)));
+            }
+            ObjectKey::Pages(_) => {}
+        }
+    }
+    planner.plan.pipes = pipe::plan(checkpoint, needs);
+    if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
+}
+
+struct Planner<'a> {
+    checkpoint: &'a Checkpoint,
+    plan: FilesPlan,
+    refusals: Vec<Refusal>,
+}
+
+impl Planner<'_> {
+    /// One line for each kind. `mapping` are the flags of a mapping, else it is a descriptor.
+    fn file(&mut self, key: ObjectKey, id: FileId, mapping: Option<u32>) {
+        let checkpoint = self.checkpoint;
+        let Some(entry) = checkpoint.files.get(&id) else { return };
+        let plan = match entry.r#type() {
+            FdTypes::Reg => self.regular(key, id, mapping),
+            FdTypes::Fifo => fifo::plan(checkpoint, entry).map(Plan::Fifo).map(Some),
+            FdTypes::Eventfd => Ok(anonymous::Eventfd::plan(entry).map(Plan::Eventfd)),
+            FdTypes::Signalfd => Ok(anonymous::Signalfd::plan(entry).map(Plan::Signalfd)),
+            FdTypes::Eventpoll => epoll::check(checkpoint, entry)
+                .map(|()| anonymous::Epoll::plan(entry).map(Plan::Epoll)),
+            FdTypes::Timerfd => Ok(timerfd::Plan::new(entry).map(Plan::Timerfd)),
+            FdTypes::Memfd => Ok(self.memory(entry, mapping)),
+            FdTypes::Pidfd => {
+                self.plan.late.extend(pidfd::Plan::new(entry).map(|p| (key, Late::Pidfd(p))));
+                Ok(None)
+            }
+            FdTypes::Pipe => Ok(None), // planned together, by pipe
+            other => Err(unsupported(other, entry)),
+        };
+        match plan {
+            Ok(plan) => self.plan.plans.extend(plan.map(|plan| (key, plan))),
+            Err(refusal) => self.refusals.push(refusal),
+        }
+        if mapping.is_none() {
+            self.plan.owners.extend(owner::plan(entry).map(|(fown, flags)| (key, fown, flags)));
+        }
+    }
+
+    fn regular(
+        &mut self,
+        key: ObjectKey,
+        id: FileId,
+        mapping: Option<u32>,
+    ) -> Result<Option<Plan>, Refusal> {
+        let plan = regular::plan(self.checkpoint, id, mapping)?;
+        if regular::needs_tasks(&plan, self.checkpoint) {
+            self.plan.late.push((key, Late::Regular(plan)));
+            return Ok(None);
+        }
+        Ok(Some(Plan::Regular(plan)))
+    }
+
+    fn memory(&mut self, entry: &FileEntry, mapping: Option<u32>) -> Option<Plan> {
+        let (id, plan) = memory::plan(self.checkpoint, entry)?;
+        self.plan.memories.entry(id).or_insert(plan);
+        memory::View::new(entry, id, mapping).map(Plan::Memory)
+    }
+}
+
+fn unsupported(kind: FdTypes, entry: &FileEntry) -> Refusal {
+    let what = match kind {
+        FdTypes::Inetsk => "internet socket",
+        FdTypes::Unixsk => "unix socket",
+        FdTypes::Packetsk => "packet socket",
+        FdTypes::Netlinksk => "netlink socket",
+        FdTypes::Inotify => "inotify instance",
+        FdTypes::Fanotify => "fanotify instance",
+        FdTypes::Tty => "terminal",
+        FdTypes::Ns => "namespace file",
+        FdTypes::Tunf => "tun device",
+        FdTypes::Ext => "file of a plugin",
+        FdTypes::Bpfmap => "BPF map",
+        _ => "file of unknown kind",
+    };
+    Refusal::of_tree(what, format!("files.img, file {:#x}", entry.id))
+}
+
+/// Open objects, and what is left to do with them.
+#[derive(Debug)]
+pub(crate) struct OpenedFiles {
+    fds: BTreeMap<ObjectKey, OwnedFd>,
+    late: Vec<(ObjectKey, Late)>,
+    /// Numbers under which late objects will be open.
+    places: BTreeMap<ObjectKey, OwnedFd>,
+    owners: Vec<(ObjectKey, FownEntry, u32)>,
+    timers: Vec<(ObjectKey, timerfd::Plan)>,
+    remaps: remap::Names,
+}
+
+impl FilesPlan {
+    /// Opens everything that can exist before the tasks do.
+    pub(crate) fn open(self, images: &Path) -> Result<OpenedFiles, FilesError> {
+        let mut remaps = self.remaps.begin(images);
+        let mut fds = BTreeMap::new();
+        let mut timers = Vec::new();
+        let mut memories = memory::create_all(self.memories, images)?;
+        let mut fifos = fifo::Held::default();
+        for (key, plan) in self.plans {
+            let fd = match plan {
+                Plan::Regular(plan) => regular::open(&plan, &mut remaps)?,
+                Plan::Fifo(plan) => fifos.open(&plan, &mut remaps, images)?,
+                Plan::Eventfd(plan) => plan.open()?,
+                Plan::Signalfd(plan) => plan.open()?,
+                Plan::Epoll(plan) => plan.open()?,
+                Plan::Timerfd(plan) => {
+                    let fd = plan.open()?;
+                    timers.push((key, plan));
+                    fd
+                }
+                Plan::Memory(view) => memories.open(&view)?,
+            };
+            fds.insert(key, fd);
+        }
+        memories.seal()?;
+        for plan in self.pipes {
+            fds.extend(plan.open(images)?);
+        }
+        remaps.remove_temporary()?;
+        let places = reserve(&self.late)?;
+        Ok(OpenedFiles { fds, late: self.late, places, owners: self.owners, timers, remaps })
+    }
+}
+
+/// Takes a descriptor number for each late object.
+fn reserve(late: &[(ObjectKey, Late)]) -> Result<BTreeMap<ObjectKey, OwnedFd>, FilesError> {
+    let mut places = BTreeMap::new();
+    for (key, _) in late {
+        let place = raw::open(b"/dev/null", libc::O_RDONLY).map_err(|errno| {
+            let what = "a descriptor number".to_owned();
+            FilesError::Object { call: "open /dev/null", what, errno }
+        })?;
+        places.insert(*key, place);
+    }
+    Ok(places)
+}
+
+impl OpenedFiles {
+    /// The open objects.
+    pub(crate) fn inherited(&self) -> impl Iterator<Item = (ObjectKey, &OwnedFd)> {
+        self.fds.iter().map(|(key, fd)| (*key, fd))
+    }
+
+    /// Objects that will be open under these numbers of this process once the tasks exist.
+    pub(crate) fn late(&self) -> impl Iterator<Item = (ObjectKey, i32)> {
+        self.places.iter().map(|(key, place)| (*key, place.as_raw_fd()))
+    }
+
+    /// All tasks exist: opens what needs them, and names the owners of files' signals.
+    pub(crate) fn open_late(&mut self) -> Result<(), FilesError> {
+        let mut dead = pidfd::Dead::default();
+        for (key, late) in &self.late {
+            let fd = match late {
+                Late::Pidfd(plan) => plan.open(&mut dead)?,
+                Late::Regular(plan) => regular::open(plan, &mut self.remaps)?,
+            };
+            let place = self.places.get_mut(key).expect("every late object has a place");
+            nix::unistd::dup3(&fd, place, nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| {
+                FilesError::Object { call: "dup3", what: "a late descriptor".to_owned(), errno }
+            })?;
+        }
+        for (key, fown, flags) in &self.owners {
+            if let Some(fd) = self.fds.get(key).or_else(|| self.places.get(key)) {
+                owner::set(fd, fown, *flags)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Arms the timers that are files: the tree is about to run.
+    pub(crate) fn arm_timers(&self) -> Result<(), FilesError> {
+        for (key, plan) in &self.timers {
+            plan.arm(&self.fds[key])?;
+        }
+        Ok(())
+    }
+
+    /// The tree runs: removes the links that the dump left.
+    pub(crate) fn finish(self) {
+        self.remaps.finish();
+    }
+}
+
+/// Status flags that `F_SETFL` can set (fcntl(2)).
+const SETTABLE: i32 =
+    libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK;
+
+/// Sets the status flags of an object that was not opened by path. Signals come later, with owners.
+fn set_status_flags(fd: &OwnedFd, flags: u32, what: &str) -> Result<(), FilesError> {
+    let flags = nix::fcntl::OFlag::from_bits_truncate(flags as i32 & SETTABLE & !libc::O_ASYNC);
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags)).map(drop).map_err(|errno| {
+        FilesError::Object { call: "fcntl(F_SETFL)", what: what.to_owned(), errno }
+    })
+}
