@@ -1,6 +1,5 @@
 //! `thaw restore`: images in, a running tree out, and an exit code that says what happened.
 
-use std::error::Error as _;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -30,10 +29,7 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
     let to_stderr = log_path.is_some();
     let mut tell = Teller { log: &mut log, to_stderr };
     match restore(&options, &mut tell) {
-        Ok(root) if options.detached => {
-            drop(root);
-            0
-        }
+        Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
         Err(code) => code,
     }

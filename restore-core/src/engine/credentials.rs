@@ -57,7 +57,7 @@ fn capabilities(
     bounding_here: u64,
 ) -> Result<(), CallError> {
     let bounding = set_of(&creds.cap_bnd);
-    for capability in (0..CAPABILITIES).filter(|c| bounding_here & !bounding >> c & 1 != 0) {
+    for capability in (0..CAPABILITIES).filter(|c| (bounding_here & !bounding) >> c & 1 != 0) {
         let args = [libc::PR_CAPBSET_DROP.into(), capability.into()];
         remote.queue("bounding set", libc::SYS_prctl, args)?;
     }
