@@ -10,7 +10,12 @@ fn main() -> ExitCode {
                 for process in &checkpoint.processes {
                     let memory = process.body.as_ref().map_or(0, |b| b.pages.total_bytes());
                     let comm = String::from_utf8_lossy(&process.task.comm);
-                    println!("{:>7} {:>7} {:>9} KiB {comm}", process.pid, process.ppid, memory >> 10);
+                    println!(
+                        "{:>7} {:>7} {:>9} KiB {comm}",
+                        process.pid,
+                        process.ppid,
+                        memory >> 10
+                    );
                 }
             }
             Err(error) => {

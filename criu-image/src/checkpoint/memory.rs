@@ -25,7 +25,9 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
     let mut pages_used = BTreeSet::new();
     for process in &mut checkpoint.processes {
         let pid = process.pid;
-        let Some(body) = &mut process.body else { continue };
+        let Some(body) = &mut process.body else {
+            continue;
+        };
         check_vmas(&format!("mm-{pid}.img"), &body.mm)?;
         let owner = format!("process {pid}");
         let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner)?;
@@ -35,7 +37,9 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
     }
     let known = shmem_sizes(checkpoint);
     for shmid in loader.ids(ImageKind::ShmemPagemap) {
-        let Some(&size) = known.get(&shmid) else { continue }; // reported as having no owner
+        let Some(&size) = known.get(&shmid) else {
+            continue;
+        }; // reported as having no owner
         let image = loader.need(ImageKind::ShmemPagemap, Some(shmid), "shared memory")?;
         let file = image.name().to_owned();
         let store = page_store(loader, image, &mut pages_used)?;
@@ -56,8 +60,17 @@ fn shmem_sizes(checkpoint: &Checkpoint) -> BTreeMap<u64, Option<u64>> {
         .values()
         .map(|memfd| (u64::from(memfd.shmid), Some(memfd.size)))
         .collect();
-    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
-        for vma in body.mm.vmas.iter().filter(|vma| vma.status & vma_status::ANON_SHARED != 0) {
+    for body in checkpoint
+        .processes
+        .iter()
+        .filter_map(|process| process.body.as_ref())
+    {
+        for vma in body
+            .mm
+            .vmas
+            .iter()
+            .filter(|vma| vma.status & vma_status::ANON_SHARED != 0)
+        {
             sizes.entry(vma.shmid).or_insert(None);
         }
     }
@@ -101,27 +114,35 @@ fn page_store(
 ) -> Result<PageStore, ImageError> {
     let file = image.name().to_owned();
     let Some((_, head)) = image.next::<PagemapHead>()? else {
-        return Err(ImageError::Count { file, found: 0, expected: "at least one" });
+        return Err(ImageError::Count {
+            file,
+            found: 0,
+            expected: "at least one",
+        });
     };
     let pages_id = head.pages_id;
     if !pages_used.insert(pages_id) {
         let reason = format!("pages-{pages_id}.img belongs to another pagemap too");
         return Err(contradiction(file, 8, reason));
     }
-    let mut store = PageStore { pages_id, runs: Vec::new() };
+    let mut store = PageStore {
+        pages_id,
+        runs: Vec::new(),
+    };
     let mut offset_bytes = 0;
     let mut last_end = 0;
     while let Some((at, entry)) = image.next::<PagemapEntry>()? {
-        let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else { continue };
+        let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else {
+            continue;
+        };
         last_end = run.start + run.len_bytes;
         offset_bytes += run.len_bytes;
         store.runs.push(run);
     }
     let size = loader.size_of(ImageKind::Pages, u64::from(pages_id), &file)?;
     if size != offset_bytes {
-        let reason = format!(
-            "{offset_bytes} bytes of pages are listed, pages-{pages_id}.img has {size}"
-        );
+        let reason =
+            format!("{offset_bytes} bytes of pages are listed, pages-{pages_id}.img has {size}");
         return Err(contradiction(file, image.at(), reason));
     }
     Ok(store)
@@ -138,7 +159,10 @@ fn page_run(
     let flags = entry.flags.unwrap_or(PE_PRESENT);
     if entry.in_parent.unwrap_or(false) || flags & PE_PARENT != 0 {
         let feature = "an incremental checkpoint (pages in a parent image)";
-        return Err(ImageError::Unsupported { file: file.to_owned(), feature });
+        return Err(ImageError::Unsupported {
+            file: file.to_owned(),
+            feature,
+        });
     }
     if flags & !(PE_LAZY | PE_PRESENT) != 0 {
         return fail(format!("page flags {flags:#x} are unknown"));
@@ -155,13 +179,24 @@ fn page_run(
     }
     if flags & PE_PRESENT == 0 {
         let feature = "memory that another server holds (lazy pages)";
-        return Err(ImageError::Unsupported { file: file.to_owned(), feature });
+        return Err(ImageError::Unsupported {
+            file: file.to_owned(),
+            feature,
+        });
     }
-    Ok(Some(PageRun { start, len_bytes, offset_bytes }))
+    Ok(Some(PageRun {
+        start,
+        len_bytes,
+        offset_bytes,
+    }))
 }
 
 fn check_pages_mapped(file: &str, pages: &PageStore, mm: &MmEntry) -> Result<(), ImageError> {
-    let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
+    let mut vmas = mm
+        .vmas
+        .iter()
+        .filter(|vma| vma.status & vma_status::GUARD == 0)
+        .peekable();
     for run in &pages.runs {
         let end = run.start + run.len_bytes;
         let mut at = run.start;

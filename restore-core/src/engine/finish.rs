@@ -32,7 +32,10 @@ impl Target {
         for task in &seized {
             task.interrupt()?;
         }
-        self.stopped = seized.into_iter().map(Seized::wait).collect::<Result<_, _>>()?;
+        self.stopped = seized
+            .into_iter()
+            .map(Seized::wait)
+            .collect::<Result<_, _>>()?;
         self.set_final_state()
     }
 
@@ -42,7 +45,9 @@ impl Target {
         // Slots of memory that no task of this process has any more.
         drop(leader);
         self.threads.clear();
-        let Kind::Live(live) = &self.plan.kind else { return Ok(()) };
+        let Kind::Live(live) = &self.plan.kind else {
+            return Ok(());
+        };
         for (index, (task, thread)) in self.stopped.iter().zip(&live.threads).enumerate() {
             set_thread_state(task, thread)?;
             let mask = match (index, thread.core.blk_sigset) {
@@ -57,7 +62,9 @@ impl Target {
 
     /// Lets the process run, or stay stopped if it was.
     pub(super) fn release(&mut self) -> Result<(), StepError> {
-        let Kind::Live(live) = &self.plan.kind else { return Ok(()) };
+        let Kind::Live(live) = &self.plan.kind else {
+            return Ok(());
+        };
         let was_stopped = live.task.task_state == TASK_STOPPED;
         if was_stopped || self.leave_stopped {
             let signal = match live.task.stop_signo {
@@ -124,8 +131,8 @@ fn registers(saved: &UserX86RegsEntry) -> libc::user_regs_struct {
 
 /// Queues the stop before the process is let go: it takes effect before its first instruction.
 fn stop_after_release(pid: i32, signal: i32) -> Result<(), StepError> {
-    let signal = nix::sys::signal::Signal::try_from(signal)
-        .unwrap_or(nix::sys::signal::Signal::SIGSTOP);
+    let signal =
+        nix::sys::signal::Signal::try_from(signal).unwrap_or(nix::sys::signal::Signal::SIGSTOP);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal)
         .map_err(|errno| StepError::Stop { pid, errno })
 }

@@ -30,11 +30,15 @@ impl Target {
     pub(super) fn build_memory(&mut self, images: &Path) -> Result<(), StepError> {
         self.map()?;
         let pid = self.plan.pid;
-        let Some((_, live)) = self.live() else { return Ok(()) };
+        let Some((_, live)) = self.live() else {
+            return Ok(());
+        };
         if let Some(ObjectKey::Pages(id)) = live.memory.pages {
             let path = images.join(format!("pages-{id}.img"));
-            let pages = PagesFile::open(&path)
-                .map_err(|source| StepError::PagesFile { path: path.clone(), source })?;
+            let pages = PagesFile::open(&path).map_err(|source| StepError::PagesFile {
+                path: path.clone(),
+                source,
+            })?;
             pages.fill(pid, &live.memory.fills)?;
             pages.patch(pid, &live.memory.patches)?;
         }
@@ -43,7 +47,9 @@ impl Target {
 
     fn map(&mut self) -> Result<(), StepError> {
         let sources = self.sources.clone();
-        let Some((leader, live)) = self.live() else { return Ok(()) };
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
         if let Some((start, _)) = live.memory.vdso {
             let args = [ARCH_MAP_VDSO_64.into(), start.into()];
             leader.queue("map the vdso", libc::SYS_arch_prctl, args)?;
@@ -71,14 +77,24 @@ impl Target {
     }
 
     fn advise(&mut self) -> Result<(), StepError> {
-        let Some((leader, live)) = self.live() else { return Ok(()) };
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
         let MemoryPlan { advices, locks, .. } = &live.memory;
         for advice in advices {
-            let args = [advice.start.into(), advice.len_bytes.into(), advice.advice.into()];
+            let args = [
+                advice.start.into(),
+                advice.len_bytes.into(),
+                advice.advice.into(),
+            ];
             leader.queue("advise on memory", libc::SYS_madvise, args)?;
         }
         for &(start, len_bytes) in locks {
-            leader.queue("lock memory", libc::SYS_mlock, [start.into(), len_bytes.into()])?;
+            leader.queue(
+                "lock memory",
+                libc::SYS_mlock,
+                [start.into(), len_bytes.into()],
+            )?;
         }
         leader.flush()?;
         Ok(())
@@ -110,7 +126,11 @@ impl PagesFile {
                 if !batch.takes(offset_bytes, len_bytes) {
                     self.copy(pid, &mut batch)?;
                 }
-                batch.add(Fill { start: fill.start + done, len_bytes, offset_bytes });
+                batch.add(Fill {
+                    start: fill.start + done,
+                    len_bytes,
+                    offset_bytes,
+                });
                 done += len_bytes;
             }
         }
@@ -124,7 +144,11 @@ impl PagesFile {
         let address = batch.ranges[0].iov_base as u64;
         let end = batch.offset_bytes.checked_add(batch.len_bytes);
         if end.is_none_or(|end| end > self.map.len() as u64) {
-            return Err(StepError::Fill { pid, address, errno: Errno::EFAULT });
+            return Err(StepError::Fill {
+                pid,
+                address,
+                errno: Errno::EFAULT,
+            });
         }
         let local = libc::iovec {
             iov_base: self.map.as_ptr().wrapping_add(batch.offset_bytes as usize) as *mut _,
@@ -137,15 +161,26 @@ impl PagesFile {
             libc::process_vm_writev(pid, &raw const local, 1, ranges, count, 0)
         };
         if ret < 0 {
-            return Err(StepError::Fill { pid, address, errno: Errno::last() });
+            return Err(StepError::Fill {
+                pid,
+                address,
+                errno: Errno::last(),
+            });
         }
         if ret as u64 != batch.len_bytes {
-            return Err(StepError::Fill { pid, address, errno: Errno::EFAULT });
+            return Err(StepError::Fill {
+                pid,
+                address,
+                errno: Errno::EFAULT,
+            });
         }
         let (offset, len) = (batch.offset_bytes as usize, batch.len_bytes as usize);
         // SAFETY: dropping clean pages of a read-only file mapping changes nothing but residency.
         // It is advice: a refusal costs memory only.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len)
+        };
         *batch = Batch::default();
         Ok(())
     }

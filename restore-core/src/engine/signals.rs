@@ -17,16 +17,23 @@ impl Target {
     /// Sets every signal action and queues the process's pending signals.
     pub(super) fn set_signals(&mut self) -> Result<(), StepError> {
         let pid = self.plan.pid;
-        let Some((leader, live)) = self.live() else { return Ok(()) };
-        let settable = (1..=64).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP);
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
+        let settable =
+            (1..=64).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP);
         for (signal, action) in settable.zip(&live.task.sigactions) {
             let mut bytes = [0; 32];
             let words = [action.sigaction, action.flags, action.restorer, action.mask];
             for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
                 chunk.copy_from_slice(&word.to_le_bytes());
             }
-            let args =
-                [signal.into(), bytes.as_slice().into(), 0u64.into(), SIGSET_BYTES.into()];
+            let args = [
+                signal.into(),
+                bytes.as_slice().into(),
+                0u64.into(),
+                SIGSET_BYTES.into(),
+            ];
             leader.queue("signal action", libc::SYS_rt_sigaction, args)?;
         }
         if let Some(queue) = &live.task.signals_s {
@@ -41,7 +48,9 @@ impl Target {
 }
 
 fn thread_pending(pid: i32, remote: &mut Remote, thread: &Thread) -> Result<(), CallError> {
-    let Some(queue) = &thread.core.signals_p else { return Ok(()) };
+    let Some(queue) = &thread.core.signals_p else {
+        return Ok(());
+    };
     for (signal, info) in pending(queue) {
         let args = [pid.into(), thread.tid.into(), signal.into(), info.into()];
         remote.queue("pending signal", libc::SYS_rt_tgsigqueueinfo, args)?;

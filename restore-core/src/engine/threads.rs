@@ -23,7 +23,9 @@ impl Target {
     /// Makes all threads but the leader.
     pub(super) fn build_threads(&mut self) -> Result<(), StepError> {
         let slots = std::mem::take(&mut self.thread_slots);
-        let Some((leader, live)) = self.live() else { return Ok(()) };
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
         let process = Arc::clone(leader.process());
         let ids: Vec<i32> = live.threads.iter().skip(1).map(|t| t.tid as i32).collect();
         for (tid, slot) in ids.iter().zip(&slots) {
@@ -53,7 +55,9 @@ impl Target {
         &mut self,
         mut step: impl FnMut(&mut Remote, &Thread) -> Result<(), CallError>,
     ) -> Result<(), StepError> {
-        let crate::plan::Kind::Live(live) = &self.plan.kind else { return Ok(()) };
+        let crate::plan::Kind::Live(live) = &self.plan.kind else {
+            return Ok(());
+        };
         let leader = self.leader.iter_mut();
         for (remote, thread) in leader.chain(&mut self.threads).zip(&live.threads) {
             step(remote, thread)?;
@@ -74,7 +78,11 @@ pub(super) fn attributes(remote: &mut Remote, thread: &Thread) -> Result<(), Cal
         remote.queue("name", libc::SYS_prctl, args)?;
     }
     let address = thread.regs.clear_tid_addr;
-    remote.queue("thread id address", libc::SYS_set_tid_address, [address.into()])?;
+    remote.queue(
+        "thread id address",
+        libc::SYS_set_tid_address,
+        [address.into()],
+    )?;
     if core.futex_rla != 0 {
         let args = [core.futex_rla.into(), core.futex_rla_len.into()];
         remote.queue("robust futex list", libc::SYS_set_robust_list, args)?;
@@ -106,7 +114,9 @@ fn scheduling(remote: &mut Remote, core: &ThreadCoreEntry) -> Result<(), CallErr
 /// Registers for restartable sequences: the last thing before the thread stops, since the kernel
 /// then writes to the thread's own memory.
 pub(super) fn rseq(remote: &mut Remote, thread: &Thread) -> Result<(), CallError> {
-    let Some(rseq) = &thread.core.rseq_entry else { return Ok(()) };
+    let Some(rseq) = &thread.core.rseq_entry else {
+        return Ok(());
+    };
     if rseq.rseq_abi_pointer == 0 {
         return Ok(());
     }

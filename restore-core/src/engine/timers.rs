@@ -18,13 +18,20 @@ impl Target {
     /// Creates the POSIX timers and arms all timers.
     pub(super) fn set_timers(&mut self) -> Result<(), StepError> {
         let pid = self.plan.pid;
-        let Some((leader, live)) = self.live() else { return Ok(()) };
-        let Some(timers) = &live.task.timers else { return Ok(()) };
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
+        let Some(timers) = &live.task.timers else {
+            return Ok(());
+        };
         create_all(leader, pid, &timers.posix)?;
         for timer in &timers.posix {
             arm(leader, timer)?;
         }
-        for (which, timer) in [&timers.real, &timers.virt, &timers.prof].into_iter().enumerate() {
+        for (which, timer) in [&timers.real, &timers.virt, &timers.prof]
+            .into_iter()
+            .enumerate()
+        {
             interval_timer(leader, which as u64, timer)?;
         }
         leader.flush()?;
@@ -65,7 +72,10 @@ fn create_by_counting(
         }
         leader.queue("delete a timer", libc::SYS_timer_delete, [id.into()])?;
     }
-    Err(StepError::TimerId { pid, id: timer.it_id })
+    Err(StepError::TimerId {
+        pid,
+        id: timer.it_id,
+    })
 }
 
 fn create(leader: &mut Remote, timer: &PosixTimerEntry, wanted: u32) -> Result<u32, CallError> {
@@ -79,7 +89,9 @@ fn create(leader: &mut Remote, timer: &PosixTimerEntry, wanted: u32) -> Result<u
     let args = [timer.clock_id.into(), event.as_slice().into(), id.into()];
     leader.call(what, libc::SYS_timer_create, args)?;
     let made = leader.read_back(id, size_of::<u32>());
-    Ok(u32::from_le_bytes(made.try_into().expect("four bytes were asked for")))
+    Ok(u32::from_le_bytes(
+        made.try_into().expect("four bytes were asked for"),
+    ))
 }
 
 fn arm(leader: &mut Remote, timer: &PosixTimerEntry) -> Result<(), CallError> {
@@ -88,7 +100,12 @@ fn arm(leader: &mut Remote, timer: &PosixTimerEntry) -> Result<(), CallError> {
     for (chunk, word) in value.chunks_exact_mut(8).zip(words) {
         chunk.copy_from_slice(&word.to_le_bytes());
     }
-    let args = [timer.it_id.into(), 0u64.into(), value.as_slice().into(), 0u64.into()];
+    let args = [
+        timer.it_id.into(),
+        0u64.into(),
+        value.as_slice().into(),
+        0u64.into(),
+    ];
     leader.queue("arm a timer", libc::SYS_timer_settime, args)
 }
 

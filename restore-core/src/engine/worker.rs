@@ -68,7 +68,12 @@ pub(super) enum Report {
     /// A process exists and waits for its worker.
     Born { index: usize, leader: Remote },
     /// A process has finished a stage; times on one clock.
-    Step { pid: i32, stage: Stage, begin: Instant, end: Instant },
+    Step {
+        pid: i32,
+        stage: Stage,
+        begin: Instant,
+        end: Instant,
+    },
     /// A worker has finished a stage for all its processes.
     Finished { stage: Stage },
     /// A step failed; the worker does nothing more.
@@ -115,7 +120,12 @@ fn born(
     for (index, leader) in target.create().map_err(at(pid, Stage::Create))? {
         let _ = reports.send(Report::Born { index, leader });
     }
-    let _ = reports.send(Report::Step { pid, stage: Stage::Create, begin, end: Instant::now() });
+    let _ = reports.send(Report::Step {
+        pid,
+        stage: Stage::Create,
+        begin,
+        end: Instant::now(),
+    });
     Ok(())
 }
 
@@ -141,7 +151,12 @@ fn begin(
             Stage::Release => target.release(),
         }
         .map_err(at(pid, stage))?;
-        let _ = reports.send(Report::Step { pid, stage, begin, end: Instant::now() });
+        let _ = reports.send(Report::Step {
+            pid,
+            stage,
+            begin,
+            end: Instant::now(),
+        });
     }
     let _ = reports.send(Report::Finished { stage });
     Ok(())

@@ -44,8 +44,11 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(checkpoint: &Checkpoint) -> Self {
-        let mut plan =
-            Self { ghost_of: BTreeMap::new(), ghosts: BTreeMap::new(), links: BTreeMap::new() };
+        let mut plan = Self {
+            ghost_of: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
+            links: BTreeMap::new(),
+        };
         for (&id, remap) in &checkpoint.remaps {
             match remap {
                 Remap::Ghost(ghost) => {
@@ -115,7 +118,8 @@ impl Names {
         if source == wanted {
             return open(path);
         }
-        let name = link_beside(&source, &wanted).map_err(|error| fail(id, &wanted, "link", &error))?;
+        let name =
+            link_beside(&source, &wanted).map_err(|error| fail(id, &wanted, "link", &error))?;
         let opened = open(name.as_os_str().as_bytes());
         fs::remove_file(&name).map_err(|error| fail(id, &name, "unlink", &error))?;
         opened
@@ -126,7 +130,9 @@ impl Names {
         if let Some(link) = self.plan.links.get(&id) {
             return Ok(Some(link.clone()));
         }
-        let Some(&ghost_id) = self.plan.ghost_of.get(&id) else { return Ok(None) };
+        let Some(&ghost_id) = self.plan.ghost_of.get(&id) else {
+            return Ok(None);
+        };
         if let Some(path) = self.rebuilt.get(&ghost_id) {
             return Ok(Some(path.clone()));
         }
@@ -137,7 +143,10 @@ impl Names {
             true if !wanted.exists() => wanted.to_owned(),
             _ => beside(wanted, &format!("thaw-ghost-{ghost_id:x}")),
         };
-        self.temporary.push(Temporary { path: path.clone(), is_dir });
+        self.temporary.push(Temporary {
+            path: path.clone(),
+            is_dir,
+        });
         let made = self.rebuild(ghost_id, &ghost, &path);
         made.map_err(|error| fail(id, &path, "creation", &error))?;
         self.rebuilt.insert(ghost_id, path.clone());
@@ -148,7 +157,9 @@ impl Names {
         let entry = &ghost.entry;
         let permissions = Mode::from_bits_truncate(entry.mode & 0o7777);
         match entry.mode & S_IFMT {
-            libc::S_IFDIR => fs::DirBuilder::new().mode(entry.mode & 0o7777).create(path)?,
+            libc::S_IFDIR => fs::DirBuilder::new()
+                .mode(entry.mode & 0o7777)
+                .create(path)?,
             libc::S_IFLNK => {
                 let target = entry.symlnk_target.as_deref().unwrap_or_default();
                 symlink(OsStr::from_bytes(target), path)?;
@@ -201,7 +212,10 @@ impl Names {
             .collect();
         while let Some(dir) = missing.pop() {
             fs::create_dir(&dir).map_err(|error| fail(id, &dir, "mkdir", &error))?;
-            self.temporary.push(Temporary { path: dir, is_dir: true });
+            self.temporary.push(Temporary {
+                path: dir,
+                is_dir: true,
+            });
         }
         Ok(())
     }
@@ -210,7 +224,11 @@ impl Names {
     pub(super) fn remove_temporary(&mut self) -> Result<(), FilesError> {
         let mut result = Ok(());
         while let Some(Temporary { path, is_dir }) = self.temporary.pop() {
-            let removed = if is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            let removed = if is_dir {
+                fs::remove_dir(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
                 && result.is_ok()
@@ -257,5 +275,10 @@ fn link_beside(source: &Path, wanted: &Path) -> io::Result<PathBuf> {
 
 fn fail(id: FileId, path: &Path, call: &'static str, error: &io::Error) -> FilesError {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    FilesError::Path { call, path: path.display().to_string(), id: id.0, errno }
+    FilesError::Path {
+        call,
+        path: path.display().to_string(),
+        id: id.0,
+        errno,
+    }
 }

@@ -21,12 +21,20 @@ impl Plan {
 
     fn fail(&self, call: &'static str) -> impl Fn(Errno) -> FilesError {
         let what = format!("timer file {:#x}", self.entry.id);
-        move |errno| FilesError::Object { call, what: what.clone(), errno }
+        move |errno| FilesError::Object {
+            call,
+            what: what.clone(),
+            errno,
+        }
     }
 
     pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
         let fd = raw::timerfd(self.entry.clockid as i32).map_err(self.fail("timerfd_create"))?;
-        set_status_flags(&fd, self.entry.flags, &format!("timer file {:#x}", self.entry.id))?;
+        set_status_flags(
+            &fd,
+            self.entry.flags,
+            &format!("timer file {:#x}", self.entry.id),
+        )?;
         Ok(fd)
     }
 
@@ -35,6 +43,10 @@ impl Plan {
         let entry = &self.entry;
         let interval = timespec(entry.isec, entry.insec);
         let mut value = timespec(entry.vsec, entry.vnsec);
+        if entry.ticks != 0 && value.tv_sec == 0 && value.tv_nsec == 0 {
+            // Expired and not read: the kernel would go on with the next interval at the read.
+            value = interval;
+        }
         let armed = value.tv_sec != 0 || value.tv_nsec != 0;
         let absolute = entry.settime_flags as i32 & libc::TFD_TIMER_ABSTIME != 0;
         if armed && absolute {
@@ -48,7 +60,10 @@ impl Plan {
             }
         }
         if armed {
-            let value = libc::itimerspec { it_interval: interval, it_value: value };
+            let value = libc::itimerspec {
+                it_interval: interval,
+                it_value: value,
+            };
             raw::timerfd_settime(fd, entry.settime_flags as i32, &value)
                 .map_err(self.fail("timerfd_settime"))?;
         }
@@ -60,5 +75,8 @@ impl Plan {
 }
 
 fn timespec(seconds: u64, nanoseconds: u64) -> libc::timespec {
-    libc::timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 }
+    libc::timespec {
+        tv_sec: seconds as i64,
+        tv_nsec: nanoseconds as i64,
+    }
 }

@@ -72,8 +72,12 @@ pub(crate) struct MemoryPlan {
 const MADV_GUARD_INSTALL: u32 = 102;
 
 /// `madvise` numbers that a bit of `vma_entry.madv` may stand for (asm-generic/mman-common.h):
-/// DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK.
-const ADVICE_KNOWN: u64 = 1 << 10 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
+/// RANDOM, SEQUENTIAL, DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK.
+const ADVICE_KNOWN: u64 =
+    1 << 1 | 1 << 2 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
+
+/// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
+const MAP_DROPPABLE: i32 = 8;
 
 /// `MAP_*` bits that a restored mapping is made with: SHARED, PRIVATE, ANONYMOUS, GROWSDOWN,
 /// NORESERVE, HUGETLB and its size, DROPPABLE. LOCKED is applied later.
@@ -83,6 +87,7 @@ const FLAGS_KEPT: u32 = (libc::MAP_SHARED
     | libc::MAP_GROWSDOWN
     | libc::MAP_NORESERVE
     | libc::MAP_HUGETLB
+    | MAP_DROPPABLE
     | 0x3f << 26) as u32;
 
 /// Status bits of mappings that are not supported, and what they are.
@@ -136,7 +141,11 @@ impl MemoryPlan {
         }
         if vma.status & vma_status::GUARD != 0 {
             let advice = MADV_GUARD_INSTALL;
-            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
+            self.advices.push(Advice {
+                start: vma.start,
+                len_bytes: len(vma),
+                advice,
+            });
             return Ok(());
         }
         let source = files::mapping_key(vma, checkpoint)?;
@@ -168,7 +177,11 @@ impl MemoryPlan {
             return Err(Refusal::new(what, place, pid));
         }
         for advice in (0..64).filter(|bit| bits >> bit & 1 != 0) {
-            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
+            self.advices.push(Advice {
+                start: vma.start,
+                len_bytes: len(vma),
+                advice,
+            });
         }
         Ok(())
     }
@@ -184,14 +197,19 @@ impl MemoryPlan {
                     next += 1;
                 }
                 let (end, writable) = match self.mappings.get(next) {
-                    Some(m) if m.start <= at => {
-                        (run_end.min(m.end()), Some(m.prot & libc::PROT_WRITE as u32 != 0))
-                    }
+                    Some(m) if m.start <= at => (
+                        run_end.min(m.end()),
+                        Some(m.prot & libc::PROT_WRITE as u32 != 0),
+                    ),
                     Some(m) => (run_end.min(m.start), None),
                     None => (run_end, None),
                 };
                 let offset_bytes = run.offset_bytes + (at - run.start);
-                let fill = Fill { start: at, len_bytes: end - at, offset_bytes };
+                let fill = Fill {
+                    start: at,
+                    len_bytes: end - at,
+                    offset_bytes,
+                };
                 match writable {
                     Some(true) => push_merged(&mut self.fills, fill),
                     Some(false) => push_merged(&mut self.patches, fill),

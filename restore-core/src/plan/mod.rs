@@ -71,7 +71,9 @@ pub enum PlanError {
 #[derive(Debug, thiserror::Error)]
 pub enum HostMismatch {
     /// The vdso differs, and code of the process may be inside it.
-    #[error("the vdso of the checkpoint ({saved_bytes} bytes) is not this kernel's ({here_bytes} bytes)")]
+    #[error(
+        "the vdso of the checkpoint ({saved_bytes} bytes) is not this kernel's ({here_bytes} bytes)"
+    )]
     Vdso {
         /// Size in the checkpoint.
         saved_bytes: u64,
@@ -187,7 +189,14 @@ impl RestorePlan {
         let memories: Vec<Option<MemoryPlan>> = checkpoint
             .processes
             .iter()
-            .map(|p| Some(memory::plan(&checkpoint, p.pid, p.body.as_ref()?, &mut refusals)))
+            .map(|p| {
+                Some(memory::plan(
+                    &checkpoint,
+                    p.pid,
+                    p.body.as_ref()?,
+                    &mut refusals,
+                ))
+            })
             .collect();
         let epolls: Vec<Vec<EpollAdd>> = checkpoint
             .processes
@@ -226,7 +235,9 @@ impl RestorePlan {
         images: std::path::PathBuf,
     ) -> Result<Self, PlanError> {
         if processes.len() > PROCESSES_MAX {
-            return Err(PlanError::Host(HostMismatch::Processes { count: processes.len() }));
+            return Err(PlanError::Host(HostMismatch::Processes {
+                count: processes.len(),
+            }));
         }
         let mut slots = Vec::new();
         let mut ids = BTreeSet::new();
@@ -248,7 +259,16 @@ impl RestorePlan {
         });
         let region_base = hole::find(taken, &host.own_mappings, needed_bytes as u64)
             .ok_or(PlanError::Host(HostMismatch::AddressSpace { needed_bytes }))?;
-        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, images })
+        Ok(Self {
+            processes,
+            files,
+            region_base,
+            slots,
+            ids,
+            fds_end,
+            options,
+            images,
+        })
     }
 
     /// Number of processes, helpers included.
@@ -280,7 +300,10 @@ fn kind(
     let (Some(body), Some(memory)) = (process.body, memory) else {
         return Kind::Zombie(Box::new(process.task));
     };
-    let table = checkpoint.fd_tables.get(&body.ids.files_id).map_or(&[][..], Vec::as_slice);
+    let table = checkpoint
+        .fd_tables
+        .get(&body.ids.files_id)
+        .map_or(&[][..], Vec::as_slice);
     Kind::Live(Box::new(LivePlan {
         memory,
         exe: ObjectKey::File(FileId(body.mm.exe_file_id)),
@@ -310,7 +333,10 @@ fn check_vdso(memory: &MemoryPlan, host: &Host) -> Result<(), PlanError> {
     let here_bytes = host.vdso.as_ref().map_or(0, |vdso| vdso.len_bytes);
     match memory.vdso {
         Some((_, saved_bytes)) if saved_bytes != here_bytes => {
-            Err(PlanError::Host(HostMismatch::Vdso { saved_bytes, here_bytes }))
+            Err(PlanError::Host(HostMismatch::Vdso {
+                saved_bytes,
+                here_bytes,
+            }))
         }
         _ => Ok(()),
     }

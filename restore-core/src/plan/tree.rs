@@ -93,9 +93,17 @@ pub enum TreeError {
 /// Plans the creation of the tree. `shell_job` allows the root to stay in a session and group of
 /// others, which then become those of the restorer.
 pub(crate) fn plan(places: &[Place], shell_job: bool) -> Result<Vec<Member>, TreeError> {
-    let mut tree = Tree { places, members: Vec::new(), foreign: None };
+    let mut tree = Tree {
+        places,
+        members: Vec::new(),
+        foreign: None,
+    };
     tree.admit_root(shell_job)?;
-    tree.members = places.iter().enumerate().map(|(i, place)| tree.member(i, place)).collect();
+    tree.members = places
+        .iter()
+        .enumerate()
+        .map(|(i, place)| tree.member(i, place))
+        .collect();
     tree.hand_down_sessions()?;
     tree.found_groups()?;
     Ok(tree.members)
@@ -113,7 +121,10 @@ impl Tree<'_> {
         let root = self.places[0];
         if root.sid != root.pid {
             if !shell_job {
-                return Err(TreeError::ForeignSession { pid: root.pid, sid: root.sid });
+                return Err(TreeError::ForeignSession {
+                    pid: root.pid,
+                    sid: root.sid,
+                });
             }
             self.foreign = Some(root.sid);
         }
@@ -158,7 +169,11 @@ impl Tree<'_> {
                 Some(other) if other == wanted => {}
                 Some(_) => {
                     let Place { pid, sid, .. } = self.places[index];
-                    return Err(TreeError::Session { pid, sid, parent: above.pid });
+                    return Err(TreeError::Session {
+                        pid,
+                        sid,
+                        parent: above.pid,
+                    });
                 }
             }
         }
@@ -169,7 +184,9 @@ impl Tree<'_> {
         let birth = self.birth_sessions()?;
         let mut helpers: BTreeMap<(usize, i32), usize> = BTreeMap::new();
         for index in 1..self.places.len() {
-            let Place { pid, sid, parent, .. } = self.places[index];
+            let Place {
+                pid, sid, parent, ..
+            } = self.places[index];
             let parent = parent.expect("only the root, which comes first, has no parent");
             let above = self.places[parent];
             match birth[index] {
@@ -192,7 +209,13 @@ impl Tree<'_> {
                     self.members[index].adopted = true;
                     self.members[index].parent = Some(helper);
                 }
-                Some(_) => return Err(TreeError::Session { pid, sid, parent: above.pid }),
+                Some(_) => {
+                    return Err(TreeError::Session {
+                        pid,
+                        sid,
+                        parent: above.pid,
+                    });
+                }
             }
         }
         Ok(())
@@ -205,7 +228,11 @@ impl Tree<'_> {
             role: Role::Helper,
             parent: Some(parent),
             setsid,
-            group: if setsid { Group::Inherited } else { Group::Found },
+            group: if setsid {
+                Group::Inherited
+            } else {
+                Group::Found
+            },
             children_before: Vec::new(),
             children_after: Vec::new(),
             adopts: false,
@@ -225,7 +252,8 @@ impl Tree<'_> {
         }
         let mut present: BTreeSet<i32> = self.members.iter().map(|m| m.pid).collect();
         let root = self.places[0];
-        let outside = (self.foreign.is_some() && !present.contains(&root.pgid)).then_some(root.pgid);
+        let outside =
+            (self.foreign.is_some() && !present.contains(&root.pgid)).then_some(root.pgid);
         for (index, place) in self.places.iter().enumerate() {
             if Some(place.pgid) == outside || (place.pgid == place.pid && place.sid == place.pid) {
                 continue;
@@ -248,7 +276,12 @@ mod tests {
     use super::{Group, Member, Place, Role, TreeError, plan};
 
     fn place(pid: i32, parent: Option<usize>, pgid: i32, sid: i32) -> Place {
-        Place { pid, parent, pgid, sid }
+        Place {
+            pid,
+            parent,
+            pgid,
+            sid,
+        }
     }
 
     /// Follows the plan as the kernel would and returns (pid, pgid, sid) of every process.
@@ -281,7 +314,11 @@ mod tests {
         let members = plan(places, false).expect("tree can be built");
         let got = run(&members);
         for (index, place) in places.iter().enumerate() {
-            assert_eq!(got[index], (place.pid, place.pgid, place.sid), "in {places:?}");
+            assert_eq!(
+                got[index],
+                (place.pid, place.pgid, place.sid),
+                "in {places:?}"
+            );
         }
         members
     }
@@ -325,7 +362,10 @@ mod tests {
     #[test]
     fn root_in_a_foreign_session_is_refused_unless_it_is_a_shell_job() {
         let places = [place(10, None, 7, 5), place(11, Some(0), 7, 5)];
-        assert_eq!(plan(&places, false), Err(TreeError::ForeignSession { pid: 10, sid: 5 }));
+        assert_eq!(
+            plan(&places, false),
+            Err(TreeError::ForeignSession { pid: 10, sid: 5 })
+        );
         let members = plan(&places, true).expect("shell job");
         assert!(!members[0].setsid && members[0].group == Group::Inherited);
     }
@@ -333,7 +373,10 @@ mod tests {
     #[test]
     fn group_across_sessions_is_refused() {
         let places = [place(10, None, 10, 10), place(11, Some(0), 10, 11)];
-        assert!(matches!(plan(&places, false), Err(TreeError::GroupSpansSessions { .. })));
+        assert!(matches!(
+            plan(&places, false),
+            Err(TreeError::GroupSpansSessions { .. })
+        ));
     }
 
     #[test]
@@ -344,7 +387,11 @@ mod tests {
             place(12, Some(0), 10, 10),
             place(13, Some(2), 11, 11),
         ];
-        let refused = TreeError::Session { pid: 13, sid: 11, parent: 12 };
+        let refused = TreeError::Session {
+            pid: 13,
+            sid: 11,
+            parent: 12,
+        };
         assert_eq!(plan(&places, false), Err(refused));
     }
 }
