@@ -12,7 +12,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use nix::errno::Errno;
 
 use super::StepError;
-use super::target::{Source, Target};
+use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
 use crate::plan::{Fill, MemoryPlan};
 
@@ -26,8 +26,12 @@ const PATCH_BYTES: usize = 256 << 10;
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
 
 impl Target {
-    /// Maps and fills the whole address space.
+    /// Maps and fills the whole address space, once.
     pub(super) fn build_memory(&mut self, images: &Path) -> Result<(), StepError> {
+        if std::mem::replace(&mut self.has_memory, true) {
+            return Ok(());
+        }
+        self.shed_parent()?;
         self.map()?;
         let pid = self.plan.pid;
         let Some((_, live)) = self.live() else {
@@ -42,7 +46,59 @@ impl Target {
             pages.fill(pid, &live.memory.fills)?;
             pages.patch(pid, &live.memory.patches)?;
         }
-        self.advise()
+        Ok(())
+    }
+
+    /// Drops the memory of an ancestor that this process was born with, but for what it keeps.
+    fn shed_parent(&mut self) -> Result<(), StepError> {
+        if !self.plan.born_full {
+            return Ok(());
+        }
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
+        let region = leader.slot().region();
+        let mut keep: Vec<(u64, u64)> = live
+            .memory
+            .kept
+            .iter()
+            .map(|kept| (kept.start, kept.start + kept.len_bytes))
+            .collect();
+        keep.push((region.base(), region.base() + region.len_bytes()));
+        keep.sort_unstable();
+        let mut at = 0;
+        for (start, end) in keep.into_iter().chain([(ADDRESSES_END, ADDRESSES_END)]) {
+            if at < start {
+                let args = [at.into(), (start - at).into()];
+                leader.queue("unmap what is the parent's", libc::SYS_munmap, args)?;
+            }
+            at = end;
+        }
+        for &(start, end) in &live.memory.drops {
+            let args = [
+                start.into(),
+                (end - start).into(),
+                (libc::MADV_DONTNEED as u64).into(),
+            ];
+            leader.queue("drop pages of the parent", libc::SYS_madvise, args)?;
+        }
+        for kept in &live.memory.kept {
+            if let Some(prot) = kept.prot {
+                let args = [kept.start.into(), kept.len_bytes.into(), prot.into()];
+                leader.queue("protect kept memory", libc::SYS_mprotect, args)?;
+            }
+            if let Some(len_bytes) = kept.grown_to_bytes {
+                let args = [
+                    kept.start.into(),
+                    kept.len_bytes.into(),
+                    len_bytes.into(),
+                    0u64.into(),
+                ];
+                leader.queue("extend kept memory", libc::SYS_mremap, args)?;
+            }
+        }
+        leader.flush()?;
+        Ok(())
     }
 
     fn map(&mut self) -> Result<(), StepError> {
@@ -54,7 +110,11 @@ impl Target {
             let args = [ARCH_MAP_VDSO_64.into(), start.into()];
             leader.queue("map the vdso", libc::SYS_arch_prctl, args)?;
         }
+        let mut kept = live.memory.kept.iter().map(|kept| kept.start).peekable();
         for mapping in &live.memory.mappings {
+            if kept.next_if_eq(&mapping.start).is_some() {
+                continue;
+            }
             let fd = match mapping.source {
                 None => -1,
                 Some(key) => match sources.objects.get(&key) {
@@ -76,7 +136,8 @@ impl Target {
         Ok(())
     }
 
-    fn advise(&mut self) -> Result<(), StepError> {
+    /// Advice and locks; after all children are born, since some advice concerns forks.
+    pub(super) fn advise(&mut self) -> Result<(), StepError> {
         let Some((leader, live)) = self.live() else {
             return Ok(());
         };

@@ -5,6 +5,7 @@
 //! restore, so the root dies with it. Workers own their targets; messages move, nothing is shared.
 
 mod attributes;
+mod cow;
 mod credentials;
 mod descriptors;
 mod finish;
@@ -262,7 +263,7 @@ fn carry_out(
     let mut pool = Pool::start(workers, &plan.ids, &host)?;
     check_ids(&plan)?;
     let RestorePlan {
-        processes,
+        mut processes,
         files,
         region_base,
         slots,
@@ -271,6 +272,12 @@ fn carry_out(
         ..
     } = plan;
     raise_descriptor_limit()?;
+    let first = processes[0].pid;
+    cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
+        pid: first,
+        stage: Stage::Create,
+        source,
+    })?;
     let mut files = files.open(&host.images)?;
     let service = Service::lift(&files, fds_end)?;
     observe(Event::Prepared {
@@ -506,6 +513,7 @@ fn assign(
             leader: None,
             threads: Vec::new(),
             stopped: Vec::new(),
+            has_memory: false,
             leave_stopped,
         });
     }

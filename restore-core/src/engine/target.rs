@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::remote::ring::{Remote, prepare_slot};
 use crate::remote::spawn::{CLONE_CLEAR_SIGHAND, CloneArgs, open_pidfd};
 
 /// End of user addresses on x86-64 with four page-table levels.
-const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
+pub(super) const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
 
 /// Longest wait for a zombie or helper to end: it has nothing left to do but to exit.
 const END_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -71,6 +72,8 @@ pub(super) struct Target {
     pub(super) threads: Vec<Remote>,
     /// All threads, once they have stopped for good.
     pub(super) stopped: Vec<Stopped>,
+    /// Whether its memory is in place.
+    pub(super) has_memory: bool,
     /// Whether every task is left stopped at the end.
     pub(super) leave_stopped: bool,
 }
@@ -106,9 +109,12 @@ impl Target {
 
     /// Just born: empties the address space if this is the root, makes the children in the order
     /// that sessions demand, and returns them.
-    pub(super) fn create(&mut self) -> Result<Vec<(usize, Remote)>, StepError> {
+    pub(super) fn create(&mut self, images: &Path) -> Result<Vec<(usize, Remote)>, StepError> {
         if self.plan.member.parent.is_none() {
             self.shed_restorer()?;
+        }
+        if self.plan.fills_first {
+            self.build_memory(images)?;
         }
         let adopts = self.plan.member.adopts;
         let (setsid, group) = (self.plan.member.setsid, self.plan.member.group);

@@ -90,7 +90,7 @@ pub(super) fn run(orders: &Receiver<Order>, reports: &Sender<Report>, host: &Sur
                 targets = given;
                 Ok(())
             }
-            Order::Born(index, leader) => born(&mut targets, index, leader, reports),
+            Order::Born(index, leader) => born(&mut targets, index, leader, host, reports),
             Order::Begin(stage) => begin(&mut targets, stage, host, reports),
         };
         if let Err(error) = result {
@@ -108,6 +108,7 @@ fn born(
     targets: &mut [Target],
     index: usize,
     leader: Remote,
+    host: &Surroundings,
     reports: &Sender<Report>,
 ) -> Result<(), RestoreError> {
     let target = targets
@@ -117,7 +118,10 @@ fn born(
     target.leader = Some(leader);
     let begin = Instant::now();
     let pid = target.plan.pid;
-    for (index, leader) in target.create().map_err(at(pid, Stage::Create))? {
+    for (index, leader) in target
+        .create(&host.images)
+        .map_err(at(pid, Stage::Create))?
+    {
         let _ = reports.send(Report::Born { index, leader });
     }
     let _ = reports.send(Report::Step {
@@ -166,6 +170,7 @@ fn build(target: &mut Target, host: &Surroundings) -> Result<(), StepError> {
     target.join_group()?;
     target.set_proc_attributes(host.loginuid)?;
     target.build_memory(&host.images)?;
+    target.advise()?;
     target.build_descriptors()?;
     target.build_places()?;
     target.build_threads()

@@ -39,6 +39,17 @@ pub(crate) struct Fill {
     pub(crate) offset_bytes: u64,
 }
 
+/// Part of the parent's memory that a child keeps from its birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) start: u64,
+    pub(crate) len_bytes: u64,
+    /// Its protection here, if it is another one there.
+    pub(crate) prot: Option<u32>,
+    /// Its length here, if it goes on beyond the parent's end.
+    pub(crate) grown_to_bytes: Option<u64>,
+}
+
 /// One `madvise`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Advice {
@@ -64,6 +75,10 @@ pub(crate) struct MemoryPlan {
     pub(crate) advices: Vec<Advice>,
     /// Ranges to `mlock`, after the fill.
     pub(crate) locks: Vec<(u64, u64)>,
+    /// What is kept of the parent's memory, in address order; those mappings are not made anew.
+    pub(crate) kept: Vec<Kept>,
+    /// Ranges (start, end) of kept memory that only the parent has pages in.
+    pub(crate) drops: Vec<(u64, u64)>,
     /// Bytes of vdso code that the pages file holds, to be compared with this host's.
     pub(crate) vdso_pages: Vec<Fill>,
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
 use criu_image::{Checkpoint, FileId, Process, Thread};
 
-pub(crate) use memory::{Fill, MemoryPlan};
+pub(crate) use memory::{Fill, Kept, Mapping, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
 
@@ -135,6 +135,10 @@ pub(crate) struct ProcessPlan {
     pub(crate) pid: i32,
     pub(crate) member: Member,
     pub(crate) kind: Kind,
+    /// Its memory is complete before it clones: a child keeps part of it.
+    pub(crate) fills_first: bool,
+    /// It is born with the memory of an ancestor and must drop what it does not keep.
+    pub(crate) born_full: bool,
 }
 
 impl ProcessPlan {
@@ -222,6 +226,8 @@ impl RestorePlan {
                     Role::Helper => Kind::Helper,
                 },
                 member,
+                fills_first: false,
+                born_full: false,
             })
             .collect();
         Self::assemble(processes, files, host, options, images)
