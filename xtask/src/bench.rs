@@ -1,0 +1,2 @@
+//! placeholder
+pub(crate) fn run(_p: lexopt::Parser) -> Result<(), String> { Err("none".into()) }

@@ -1,0 +1,46 @@
+//! Running other programs, with errors that say which one failed and how.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+/// Runs a program with its output shown.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("{}: {error}", describe(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{}: {status}", describe(command))) }
+}
+
+/// Runs a program and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let result = command
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| format!("{}: {error}", describe(command)))?;
+    if result.status.success() {
+        return Ok(String::from_utf8_lossy(&result.stdout).into_owned());
+    }
+    let text = String::from_utf8_lossy(&result.stderr);
+    let last = text.lines().last().unwrap_or_default();
+    Err(format!("{}: {}: {last}", describe(command), result.status))
+}
+
+/// A cargo command.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+fn describe(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args().take(4) {
+        text.push(' ');
+        text.push_str(&arg.to_string_lossy());
+    }
+    text
+}
