@@ -35,6 +35,7 @@ Usage: thaw restore -D DIR [options]
   -j, --shell-job          let the root stay in the caller's session
       --pidfile FILE       write the root's pid to FILE, which must not exist
       --manage-cgroups=ignore  leave the tree in the caller's control groups
+      --huge-pages=never   do not fill whole 2 MiB blocks as huge pages
       --workers N          most worker threads
   -h, --help; --version
 

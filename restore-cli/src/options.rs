@@ -184,6 +184,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Short('S') | Long("restore-sibling") => restore.plan.sibling = true,
             Short('j') | Long("shell-job") => restore.plan.shell_job = true,
             Long("pidfile") => restore.pidfile = Some(parser.value()?.into()),
+            Long("huge-pages") => restore.plan.huge_pages = on_or_off(&parser.value()?)?,
             Long("workers") => restore.plan.workers_max = parser.value()?.parse()?,
             Long("manage-cgroups") => cgroups(&mut restore, parser.optional_value())?,
             Short('l') | Short('x') => drop(parser.optional_value()),
@@ -215,6 +216,14 @@ fn verbosity(now: u8, value: Option<OsString>) -> Result<u8, lexopt::Error> {
     }
     text.parse()
         .map_err(|_| format!("verbosity {text:?} is no number").into())
+}
+
+fn on_or_off(value: &OsString) -> Result<bool, lexopt::Error> {
+    match value.to_str() {
+        Some("auto") => Ok(true),
+        Some("never") => Ok(false),
+        _ => Err("--huge-pages takes auto or never".into()),
+    }
 }
 
 fn cgroups(restore: &mut Restore, mode: Option<OsString>) -> Result<(), lexopt::Error> {

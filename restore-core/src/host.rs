@@ -23,6 +23,8 @@ pub struct Host {
     pub vdso: Option<Vdso>,
     /// Address ranges that the restorer itself uses.
     pub own_mappings: Vec<(u64, u64)>,
+    /// Whether transparent huge pages are not switched off for the whole system.
+    pub huge_pages: bool,
 }
 
 impl Host {
@@ -45,9 +47,12 @@ impl Host {
                 special.push((start, end, false));
             }
         }
+        let huge_pages = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+            .is_ok_and(|text| !text.contains("[never]"));
         Ok(Self {
             vdso: read_vdso(&special)?,
             own_mappings,
+            huge_pages,
         })
     }
 }

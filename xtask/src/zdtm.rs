@@ -18,14 +18,20 @@ struct Row {
 /// `zdtm-report TABLE UPSTREAM`.
 pub(crate) fn report(mut parser: lexopt::Parser) -> Result<(), String> {
     let mut path = || -> Result<PathBuf, String> {
-        parser.value().map(PathBuf::from).map_err(|error| error.to_string())
+        parser
+            .value()
+            .map(PathBuf::from)
+            .map_err(|error| error.to_string())
     };
     let (table, upstream) = (path()?, path()?);
     let read = |path: &PathBuf| {
         fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let rows = parse(&read(&table)?);
-    let expected = read(&upstream)?.lines().filter(|line| !line.trim().is_empty()).count();
+    let expected = read(&upstream)?
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .count();
     fs::create_dir_all("docs").map_err(|error| error.to_string())?;
     fs::write("docs/zdtm.md", render(&rows, expected)).map_err(|error| error.to_string())
 }
@@ -33,13 +39,22 @@ pub(crate) fn report(mut parser: lexopt::Parser) -> Result<(), String> {
 fn parse(table: &str) -> Vec<Row> {
     let rows = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [test, _, result, _, _, reason] = fields[..] else { return None };
+        let [test, _, result, _, _, reason] = fields[..] else {
+            return None;
+        };
         // Tests whose dump must fail never reach a restore.
         if reason.contains("crfail") {
             return None;
         }
-        let test = test.trim_start_matches("zdtm/").trim_start_matches("static/").to_owned();
-        Some(Row { test, passed: result == "PASS", reason: cause(reason) })
+        let test = test
+            .trim_start_matches("zdtm/")
+            .trim_start_matches("static/")
+            .to_owned();
+        Some(Row {
+            test,
+            passed: result == "PASS",
+            reason: cause(reason),
+        })
     });
     rows.collect()
 }
@@ -58,7 +73,11 @@ fn cause(reason: &str) -> String {
         if !plain.is_empty() {
             plain.push(' ');
         }
-        plain.push_str(if number && !word.is_empty() { "N" } else { word });
+        plain.push_str(if number && !word.is_empty() {
+            "N"
+        } else {
+            word
+        });
     }
     plain
 }

@@ -34,7 +34,6 @@ impl Target {
             leader.queue("open loginuid", libc::SYS_openat, open)?;
             leader.queue("set loginuid", libc::SYS_write, write)?;
             leader.queue("close loginuid", libc::SYS_close, [0u64.into()])?;
-            leader.flush()?;
         }
         if let Some(wanted) = live.task.oom_score_adj {
             set_oom_score(pid, wanted)?;
@@ -78,7 +77,6 @@ impl Target {
             let args = [command.into(), 0u64.into(), 0u64.into()];
             leader.queue("memory barrier", libc::SYS_membarrier, args)?;
         }
-        leader.flush()?;
         Ok(())
     }
 
@@ -100,7 +98,6 @@ impl Target {
             ];
             leader.queue("resource limit", libc::SYS_prlimit64, args)?;
         }
-        leader.flush()?;
         Ok(())
     }
 
@@ -113,7 +110,6 @@ impl Target {
         if let Some(dumpable @ (0 | 1)) = live.mm.dumpable {
             let args = [libc::PR_SET_DUMPABLE.into(), dumpable.into()];
             leader.queue("dumpable", libc::SYS_prctl, args)?;
-            leader.flush()?;
         }
         Ok(())
     }

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 
 use super::StepError;
 use crate::files::ObjectKey;
-use crate::plan::{Fill, Kept, Kind, Mapping, MemoryPlan, ProcessPlan};
+use crate::plan::{Fill, Kept, Kind, Lent, Mapping, MemoryPlan, ProcessPlan};
 
 const PAGE_BYTES: u64 = 4096;
 /// Pages of a mapping that are compared before all of it is.
 const SAMPLE: u64 = 16;
+/// Mappings with fewer pages than this are compared at once.
+const SMALL_PAGES: u64 = 64;
 /// Piece in which pages are read for comparison.
 const COMPARE_BYTES: u64 = 256 << 10;
 /// Mappings that are shared or special are never inherited.
@@ -41,21 +43,75 @@ pub(super) fn decide(processes: &mut [ProcessPlan], images: &Path) -> Result<(),
             findings.push((index, parent, shared));
         }
     }
+    let mut lent: Vec<(usize, Vec<u64>)> = Vec::new();
     for (index, parent, shared) in findings {
-        processes[parent].fills_first = true;
+        lent.push((parent, shared.kept.iter().map(|kept| kept.start).collect()));
         if let Kind::Live(live) = &mut processes[index].kind {
             shared.apply(&mut live.memory);
+        }
+    }
+    for (parent, starts) in lent {
+        if let Kind::Live(live) = &mut processes[parent].kind {
+            lend(&mut live.memory, &starts);
         }
     }
     for index in 1..processes.len() {
         // Parents come before their children, helpers' children excepted: those have no memory yet.
         let mut above = processes[index].member.parent;
         while let Some(parent) = above {
-            processes[index].born_full |= processes[parent].fills_first;
+            processes[index].born_full |= processes[parent].lends();
             above = processes[parent].member.parent;
         }
     }
     Ok(())
+}
+
+/// Moves the mappings that hold these addresses, and their pages, to what is built first.
+fn lend(memory: &mut MemoryPlan, addresses: &[u64]) {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &address in addresses {
+        let index = memory
+            .mappings
+            .partition_point(|mapping| mapping.end() <= address);
+        if let Some(mapping) = memory.mappings.get(index)
+            && memory.lent.mappings.insert(mapping.start)
+        {
+            ranges.push((mapping.start, mapping.end()));
+        }
+    }
+    ranges.sort_unstable();
+    let Lent { fills, patches, .. } = &mut memory.lent;
+    fills.extend(within(&memory.fills, &ranges));
+    patches.extend(within(&memory.patches, &ranges));
+    memory.fills = without(&memory.fills, &ranges);
+    memory.patches = without(&memory.patches, &ranges);
+    memory.dense.retain(|block| {
+        let end = block.start + block.len_bytes;
+        !ranges
+            .iter()
+            .any(|&(start, range_end)| block.start < range_end && start < end)
+    });
+}
+
+/// The parts of `fills` that lie in `ranges` (ascending).
+fn within(fills: &[Fill], ranges: &[(u64, u64)]) -> Vec<Fill> {
+    let mut found = Vec::new();
+    for fill in fills {
+        let end = fill.start + fill.len_bytes;
+        let first = ranges.partition_point(|&(_, range_end)| range_end <= fill.start);
+        for &(start, range_end) in ranges[first..]
+            .iter()
+            .take_while(|&&(start, _)| start < end)
+        {
+            let (from, to) = (start.max(fill.start), range_end.min(end));
+            found.push(Fill {
+                start: from,
+                len_bytes: to - from,
+                offset_bytes: fill.offset_bytes + (from - fill.start),
+            });
+        }
+    }
+    found
 }
 
 /// What a child takes over.
@@ -72,6 +128,14 @@ impl Shared {
     fn apply(self, memory: &mut MemoryPlan) {
         memory.fills = without(&memory.fills, &self.same);
         memory.patches = without(&memory.patches, &self.same);
+        // A huge page would be a copy of all that is shared.
+        memory.dense.retain(|block| {
+            let end = block.start + block.len_bytes;
+            !self
+                .kept
+                .iter()
+                .any(|k| block.start < k.start + k.len_bytes && k.start < end)
+        });
         memory.kept = self.kept;
         memory.drops = self.drops;
     }
@@ -192,18 +256,25 @@ impl Pair {
     fn share(&mut self, above: &MemoryPlan, child: &MemoryPlan) -> Result<Shared, StepError> {
         let mut shared = Shared::default();
         let (theirs, ours) = (runs(above), runs(child));
-        let covered: Vec<(u64, u64)> =
-            ours.iter().map(|run| (run.start, run.start + run.len_bytes)).collect();
+        let covered: Vec<(u64, u64)> = ours
+            .iter()
+            .map(|run| (run.start, run.start + run.len_bytes))
+            .collect();
         for mapping in &child.mappings {
             let Some(kept) = inheritable(above, mapping) else {
                 continue;
             };
             let end = kept.start + kept.len_bytes;
             let overlaps = overlaps(&theirs, &ours, kept.start, end);
-            if !self.any_same(&overlaps)? {
+            let pages: u64 = overlaps.iter().map(|o| o.len_bytes / PAGE_BYTES).sum();
+            if pages >= SMALL_PAGES && !self.any_same(&overlaps, pages)? {
                 continue;
             }
+            let before = shared.same.len();
             self.compare(&overlaps, &mut shared.same)?;
+            if shared.same.len() == before {
+                continue;
+            }
             drops(&theirs, &covered, kept.start, end, &mut shared.drops);
             shared.kept.push(kept);
         }
@@ -211,8 +282,7 @@ impl Pair {
     }
 
     /// Looks at a few pages, spread over all that both have.
-    fn any_same(&mut self, overlaps: &[Overlap]) -> Result<bool, StepError> {
-        let pages: u64 = overlaps.iter().map(|o| o.len_bytes / PAGE_BYTES).sum();
+    fn any_same(&mut self, overlaps: &[Overlap], pages: u64) -> Result<bool, StepError> {
         let step = (pages / SAMPLE).max(1);
         let mut next = 0;
         let mut before = 0;
@@ -306,7 +376,11 @@ fn drops(
         .map(|run| {
             let from = run.start.max(start);
             let to = (run.start + run.len_bytes).min(end);
-            Fill { start: from, len_bytes: to - from, offset_bytes: 0 }
+            Fill {
+                start: from,
+                len_bytes: to - from,
+                offset_bytes: 0,
+            }
         })
         .collect();
     for fill in without(&clipped, covered) {

@@ -50,7 +50,6 @@ impl Target {
             ];
             leader.queue("watch a descriptor", libc::SYS_epoll_ctl, args)?;
         }
-        leader.flush()?;
         Ok(())
     }
 
@@ -104,7 +103,6 @@ impl Target {
             libc::SYS_close_range,
             ours,
         )?;
-        leader.flush()?;
         Ok(())
     }
 }

@@ -28,7 +28,12 @@ impl Target {
             credentials::set(remote, thread, bounding_here)?;
             threads::rseq(remote, thread)
         })?;
+        // Any thread's change of ids resets what the leader sets for the whole address space.
+        for remote in &mut self.threads {
+            remote.flush()?;
+        }
         self.set_dumpable()?;
+        self.flush()?;
         for task in &seized {
             task.interrupt()?;
         }

@@ -3,9 +3,10 @@
 //! The pages file is mapped here and handed to `process_vm_writev` without this process ever
 //! reading it, so a file that shrinks meanwhile is `EFAULT`, not a crash. What was copied is
 //! dropped from our page tables again, which bounds the restorer's memory whatever the tree's size.
+//! What a child keeps of its parent is built before the child is born, the rest with all others.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
@@ -14,44 +15,62 @@ use nix::errno::Errno;
 use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
-use crate::plan::{Fill, MemoryPlan};
+use crate::plan::{Fill, HUGE_PAGE_BYTES, MemoryPlan};
 
-/// Bytes copied before our own view of them is dropped.
-const WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes copied before our own view of them is dropped: with the most workers there are, and page
+/// cache mapped in pieces of up to 2 MiB, this bounds the restorer's memory to some 48 MiB.
+const WINDOW_BYTES: u64 = 1 << 20;
 /// Most ranges in one call (`UIO_MAXIOV`).
 const RANGES_MAX: usize = 1024;
-/// Piece in which pages of unwritable mappings are copied.
-const PATCH_BYTES: usize = 256 << 10;
 /// `arch_prctl` command (asm/prctl.h).
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
+/// `MADV_COLLAPSE` (asm-generic/mman-common.h, Linux 6.1).
+const MADV_COLLAPSE: u64 = 25;
+const PAGE_BYTES: u64 = 4096;
+
+/// Which part of an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// What children keep.
+    Lent,
+    /// Everything else.
+    Rest,
+}
 
 impl Target {
-    /// Maps and fills the whole address space, once.
-    pub(super) fn build_memory(&mut self, images: &Path) -> Result<(), StepError> {
-        if std::mem::replace(&mut self.has_memory, true) {
-            return Ok(());
-        }
+    /// Builds what children will keep, before they are born.
+    pub(super) fn build_lent_memory(&mut self, images: &Path) -> Result<(), StepError> {
         self.shed_parent()?;
-        self.map()?;
+        self.map(Part::Lent)?;
         let pid = self.plan.pid;
         let Some((_, live)) = self.live() else {
             return Ok(());
         };
-        if let Some(ObjectKey::Pages(id)) = live.memory.pages {
-            let path = images.join(format!("pages-{id}.img"));
-            let pages = PagesFile::open(&path).map_err(|source| StepError::PagesFile {
-                path: path.clone(),
-                source,
-            })?;
+        let lent = &live.memory.lent;
+        with_pages(&live.memory, images, |pages| {
+            pages.fill(pid, &lent.fills)?;
+            pages.patch(pid, &lent.patches)
+        })
+    }
+
+    /// Builds the rest of the address space.
+    pub(super) fn build_memory(&mut self, images: &Path) -> Result<(), StepError> {
+        self.shed_parent()?;
+        self.map(Part::Rest)?;
+        self.make_huge_pages()?;
+        let pid = self.plan.pid;
+        let Some((_, live)) = self.live() else {
+            return Ok(());
+        };
+        with_pages(&live.memory, images, |pages| {
             pages.fill(pid, &live.memory.fills)?;
-            pages.patch(pid, &live.memory.patches)?;
-        }
-        Ok(())
+            pages.patch(pid, &live.memory.patches)
+        })
     }
 
     /// Drops the memory of an ancestor that this process was born with, but for what it keeps.
     fn shed_parent(&mut self) -> Result<(), StepError> {
-        if !self.plan.born_full {
+        if !std::mem::replace(&mut self.plan.born_full, false) {
             return Ok(());
         }
         let Some((leader, live)) = self.live() else {
@@ -97,30 +116,38 @@ impl Target {
                 leader.queue("extend kept memory", libc::SYS_mremap, args)?;
             }
         }
-        leader.flush()?;
         Ok(())
     }
 
-    fn map(&mut self) -> Result<(), StepError> {
-        let sources = self.sources.clone();
-        let Some((leader, live)) = self.live() else {
+    fn map(&mut self, part: Part) -> Result<(), StepError> {
+        let Self {
+            leader,
+            plan,
+            sources,
+            ..
+        } = self;
+        let leader = leader
+            .as_mut()
+            .expect("a target is used only after its birth");
+        let crate::plan::Kind::Live(live) = &plan.kind else {
             return Ok(());
         };
-        if let Some((start, _)) = live.memory.vdso {
+        let memory = &live.memory;
+        if let (Some((start, _)), Part::Rest) = (memory.vdso, part) {
             let args = [ARCH_MAP_VDSO_64.into(), start.into()];
             leader.queue("map the vdso", libc::SYS_arch_prctl, args)?;
         }
-        let mut kept = live.memory.kept.iter().map(|kept| kept.start).peekable();
-        for mapping in &live.memory.mappings {
-            if kept.next_if_eq(&mapping.start).is_some() {
+        let mut kept = memory.kept.iter().map(|kept| kept.start).peekable();
+        for mapping in &memory.mappings {
+            let is_kept = kept.next_if_eq(&mapping.start).is_some();
+            let is_lent = memory.lent.mappings.contains(&mapping.start);
+            if is_kept || is_lent != (part == Part::Lent) {
                 continue;
             }
-            let fd = match mapping.source {
+            let fd = match mapping.source.map(|key| sources.objects.get(&key)) {
                 None => -1,
-                Some(key) => match sources.objects.get(&key) {
-                    Some(Source::Inherited(fd)) => *fd,
-                    _ => unreachable!("what is mapped is opened before the first task"),
-                },
+                Some(Some(Source::Inherited(fd))) => *fd,
+                Some(_) => unreachable!("what is mapped is opened before the first task"),
             };
             let args = [
                 mapping.start.into(),
@@ -131,6 +158,30 @@ impl Target {
                 mapping.offset_bytes.into(),
             ];
             leader.queue("map memory", libc::SYS_mmap, args)?;
+        }
+        leader.flush()?;
+        Ok(())
+    }
+
+    /// Blocks that will be filled whole become huge pages first: one page of each is written, and
+    /// the kernel is asked to collapse the block. It leaves no advice behind, and a refusal costs
+    /// nothing but time.
+    fn make_huge_pages(&mut self) -> Result<(), StepError> {
+        let pid = self.plan.pid;
+        let Some((leader, live)) = self.live() else {
+            return Ok(());
+        };
+        if live.memory.dense.is_empty() {
+            return Ok(());
+        }
+        touch(pid, &live.memory.dense)?;
+        for block in &live.memory.dense {
+            let args = [
+                block.start.into(),
+                block.len_bytes.into(),
+                MADV_COLLAPSE.into(),
+            ];
+            leader.queue_may_fail("collapse huge pages", libc::SYS_madvise, args)?;
         }
         leader.flush()?;
         Ok(())
@@ -157,14 +208,48 @@ impl Target {
                 [start.into(), len_bytes.into()],
             )?;
         }
-        leader.flush()?;
         Ok(())
+    }
+}
+
+/// Writes zeros to the first page of each huge page, so that there is something to collapse.
+fn touch(pid: i32, dense: &[Fill]) -> Result<(), StepError> {
+    static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+    let mut batch = Batch::default();
+    for block in dense {
+        for at in (0..block.len_bytes).step_by(HUGE_PAGE_BYTES as usize) {
+            let page = Fill {
+                start: block.start + at,
+                len_bytes: PAGE_BYTES,
+                offset_bytes: 0,
+            };
+            if !batch.takes(&page) {
+                batch.copy(pid)?;
+                batch = Batch::default();
+            }
+            batch.add(ZEROS.as_ptr(), &page);
+        }
+    }
+    batch.copy(pid)
+}
+
+fn with_pages(
+    memory: &MemoryPlan,
+    images: &Path,
+    write: impl FnOnce(&PagesFile) -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let Some(ObjectKey::Pages(id)) = memory.pages else {
+        return Ok(());
+    };
+    let path = images.join(format!("pages-{id}.img"));
+    match PagesFile::open(&path) {
+        Ok(pages) => write(&pages),
+        Err(source) => Err(StepError::PagesFile { path, source }),
     }
 }
 
 /// A pages image, mapped but never read through the mapping by this process.
 struct PagesFile {
-    file: File,
     map: Mmap,
 }
 
@@ -172,9 +257,22 @@ impl PagesFile {
     fn open(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the mapping's bytes are never accessed by this program: only its addresses are
-        // given to process_vm_writev (`copy` below), which fails with EFAULT if the file shrinks.
+        // given to process_vm_writev and pwrite, which fail with EFAULT if the file shrinks.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { file, map })
+        Ok(Self { map })
+    }
+
+    /// Address of a range of the file, if it lies within it.
+    fn local(&self, pid: i32, fill: &Fill) -> Result<*const u8, StepError> {
+        let end = fill.offset_bytes.checked_add(fill.len_bytes);
+        if end.is_none_or(|end| end > self.map.len() as u64) {
+            return Err(StepError::Fill {
+                pid,
+                address: fill.start,
+                errno: Errno::EFAULT,
+            });
+        }
+        Ok(self.map.as_ptr().wrapping_add(fill.offset_bytes as usize))
     }
 
     fn fill(&self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
@@ -182,128 +280,166 @@ impl PagesFile {
         for fill in fills {
             let mut done = 0;
             while done < fill.len_bytes {
-                let len_bytes = (fill.len_bytes - done).min(WINDOW_BYTES);
-                let offset_bytes = fill.offset_bytes + done;
-                if !batch.takes(offset_bytes, len_bytes) {
-                    self.copy(pid, &mut batch)?;
-                }
-                batch.add(Fill {
+                let piece = Fill {
                     start: fill.start + done,
-                    len_bytes,
-                    offset_bytes,
-                });
-                done += len_bytes;
+                    len_bytes: (fill.len_bytes - done).min(WINDOW_BYTES),
+                    offset_bytes: fill.offset_bytes + done,
+                };
+                if !batch.takes(&piece) {
+                    batch.copy(pid)?;
+                    self.forget(&mut batch);
+                }
+                batch.add(self.local(pid, &piece)?, &piece);
+                done += piece.len_bytes;
             }
         }
-        self.copy(pid, &mut batch)
+        batch.copy(pid)?;
+        self.forget(&mut batch);
+        Ok(())
     }
 
-    fn copy(&self, pid: i32, batch: &mut Batch) -> Result<(), StepError> {
-        if batch.ranges.is_empty() {
-            return Ok(());
-        }
-        let address = batch.ranges[0].iov_base as u64;
-        let end = batch.offset_bytes.checked_add(batch.len_bytes);
-        if end.is_none_or(|end| end > self.map.len() as u64) {
-            return Err(StepError::Fill {
-                pid,
-                address,
-                errno: Errno::EFAULT,
-            });
-        }
-        let local = libc::iovec {
-            iov_base: self.map.as_ptr().wrapping_add(batch.offset_bytes as usize) as *mut _,
-            iov_len: batch.len_bytes as usize,
-        };
-        // SAFETY: the local range lies within the mapping (checked above) and is only read; the
-        // remote ranges are addresses in another process, which the kernel checks.
-        let ret = unsafe {
-            let (ranges, count) = (batch.ranges.as_ptr(), batch.ranges.len() as u64);
-            libc::process_vm_writev(pid, &raw const local, 1, ranges, count, 0)
-        };
-        if ret < 0 {
-            return Err(StepError::Fill {
-                pid,
-                address,
-                errno: Errno::last(),
-            });
-        }
-        if ret as u64 != batch.len_bytes {
-            return Err(StepError::Fill {
-                pid,
-                address,
-                errno: Errno::EFAULT,
-            });
-        }
-        let (offset, len) = (batch.offset_bytes as usize, batch.len_bytes as usize);
+    /// Drops what was copied from our page tables.
+    fn forget(&self, batch: &mut Batch) {
+        let (from, to) = batch.window;
         // SAFETY: dropping clean pages of a read-only file mapping changes nothing but residency.
         // It is advice: a refusal costs memory only.
         let _ = unsafe {
+            let (from, len) = (from as usize, to.saturating_sub(from) as usize);
             self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len)
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, from, len)
         };
         *batch = Batch::default();
-        Ok(())
     }
 
     /// Writes pages of mappings without write permission.
     fn patch(&self, pid: i32, patches: &[Fill]) -> Result<(), StepError> {
-        if patches.is_empty() {
+        let Some(first) = patches.first() else {
             return Ok(());
-        }
-        let fail = |address: u64| {
-            move |error: std::io::Error| StepError::Fill {
-                pid,
-                address,
-                errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-            }
         };
+        let path = format!("/proc/{pid}/mem");
         let memory = File::options()
             .write(true)
-            .open(format!("/proc/{pid}/mem"))
-            .map_err(fail(patches[0].start))?;
-        let mut buffer = vec![0; PATCH_BYTES];
+            .open(path)
+            .map_err(|error| StepError::Fill {
+                pid,
+                address: first.start,
+                errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+            })?;
+        let mut batch = Batch::default(); // for its window only
         for patch in patches {
+            let local = self.local(pid, patch)?;
+            if !batch.takes(patch) {
+                self.forget(&mut batch);
+            }
+            batch.add(local, patch);
             let mut done = 0;
             while done < patch.len_bytes {
-                let len = (patch.len_bytes - done).min(PATCH_BYTES as u64) as usize;
+                let (from, len) = (local.wrapping_add(done as usize), patch.len_bytes - done);
                 let address = patch.start + done;
-                let piece = &mut buffer[..len];
-                self.file
-                    .read_exact_at(piece, patch.offset_bytes + done)
-                    .map_err(fail(address))?;
-                memory.write_all_at(piece, address).map_err(fail(address))?;
-                done += len as u64;
+                // SAFETY: the range lies within the mapping (`local` checks it) and is only read;
+                // the offset is an address in the other process, which the kernel checks.
+                let ret = unsafe {
+                    let fd = memory.as_raw_fd();
+                    libc::pwrite(fd, from.cast(), len as usize, address as i64)
+                };
+                match ret {
+                    1.. => done += ret as u64,
+                    0 => {
+                        return Err(StepError::Fill {
+                            pid,
+                            address,
+                            errno: Errno::EFAULT,
+                        });
+                    }
+                    _ => {
+                        return Err(StepError::Fill {
+                            pid,
+                            address,
+                            errno: Errno::last(),
+                        });
+                    }
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Ranges of a target whose contents lie side by side in the pages file.
-#[derive(Default)]
+/// Ranges for one call.
 struct Batch {
-    offset_bytes: u64,
+    local: Vec<libc::iovec>,
+    remote: Vec<libc::iovec>,
     len_bytes: u64,
-    ranges: Vec<libc::iovec>,
+    /// Part of the file that is touched.
+    window: (u64, u64),
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            local: Vec::new(),
+            remote: Vec::new(),
+            len_bytes: 0,
+            window: (u64::MAX, 0),
+        }
+    }
 }
 
 impl Batch {
-    fn takes(&self, offset_bytes: u64, len_bytes: u64) -> bool {
-        self.ranges.is_empty()
-            || (self.ranges.len() < RANGES_MAX
-                && self.offset_bytes + self.len_bytes == offset_bytes
-                && self.len_bytes + len_bytes <= WINDOW_BYTES)
+    fn takes(&self, fill: &Fill) -> bool {
+        self.remote.is_empty()
+            || (self.remote.len() < RANGES_MAX
+                && self.local.len() < RANGES_MAX
+                && self.len_bytes + fill.len_bytes <= WINDOW_BYTES)
     }
 
-    fn add(&mut self, fill: Fill) {
-        if self.ranges.is_empty() {
-            self.offset_bytes = fill.offset_bytes;
-        }
+    fn add(&mut self, local: *const u8, fill: &Fill) {
+        let len = fill.len_bytes as usize;
+        push(&mut self.local, local as usize, len);
+        push(&mut self.remote, fill.start as usize, len);
         self.len_bytes += fill.len_bytes;
-        self.ranges.push(libc::iovec {
-            iov_base: fill.start as *mut _,
-            iov_len: fill.len_bytes as usize,
-        });
+        let (from, to) = self.window;
+        let end = fill.offset_bytes + fill.len_bytes;
+        self.window = (from.min(fill.offset_bytes), to.max(end));
     }
+
+    fn copy(&self, pid: i32) -> Result<(), StepError> {
+        let Some(first) = self.remote.first() else {
+            return Ok(());
+        };
+        let (local, remote) = (&self.local, &self.remote);
+        // SAFETY: the local ranges lie within the mapped file (`PagesFile::local` checks each) or in
+        // a static page, and are only read; the remote ones are addresses in another process.
+        let ret = unsafe {
+            let (locals, remotes) = (local.len() as u64, remote.len() as u64);
+            libc::process_vm_writev(pid, local.as_ptr(), locals, remote.as_ptr(), remotes, 0)
+        };
+        if ret as u64 == self.len_bytes {
+            return Ok(());
+        }
+        let errno = if ret < 0 {
+            Errno::last()
+        } else {
+            Errno::EFAULT
+        };
+        Err(StepError::Fill {
+            pid,
+            address: first.iov_base as u64,
+            errno,
+        })
+    }
+}
+
+/// Adds a range, joined to the last one if it follows it.
+fn push(ranges: &mut Vec<libc::iovec>, at: usize, len: usize) {
+    if let Some(last) = ranges.last_mut()
+        && last.iov_base as usize + last.iov_len == at
+    {
+        last.iov_len += len;
+        return;
+    }
+    ranges.push(libc::iovec {
+        iov_base: at as *mut _,
+        iov_len: len,
+    });
 }

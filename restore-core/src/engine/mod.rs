@@ -340,11 +340,14 @@ fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
     })
 }
 
+/// Most workers unless the caller says more: each holds some MiB while it fills memory.
+const WORKERS_DEFAULT_MAX: usize = 16;
+
 /// One worker for each process, up to a bound: more threads than that only wait for processors.
 fn worker_count(plan: &RestorePlan) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let bound = match plan.options.workers_max {
-        0 => 4 * processors,
+        0 => (4 * processors).min(WORKERS_DEFAULT_MAX),
         chosen => chosen,
     };
     plan.processes.len().min(bound).max(1)
@@ -513,7 +516,6 @@ fn assign(
             leader: None,
             threads: Vec::new(),
             stopped: Vec::new(),
-            has_memory: false,
             leave_stopped,
         });
     }

@@ -42,7 +42,6 @@ impl Target {
                 leader.queue("pending signal", libc::SYS_rt_sigqueueinfo, args)?;
             }
         }
-        leader.flush()?;
         self.each_thread(|remote, thread| thread_pending(pid, remote, thread))
     }
 }

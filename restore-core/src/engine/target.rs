@@ -72,8 +72,6 @@ pub(super) struct Target {
     pub(super) threads: Vec<Remote>,
     /// All threads, once they have stopped for good.
     pub(super) stopped: Vec<Stopped>,
-    /// Whether its memory is in place.
-    pub(super) has_memory: bool,
     /// Whether every task is left stopped at the end.
     pub(super) leave_stopped: bool,
 }
@@ -113,8 +111,8 @@ impl Target {
         if self.plan.member.parent.is_none() {
             self.shed_restorer()?;
         }
-        if self.plan.fills_first {
-            self.build_memory(images)?;
+        if self.plan.lends() {
+            self.build_lent_memory(images)?;
         }
         let adopts = self.plan.member.adopts;
         let (setsid, group) = (self.plan.member.setsid, self.plan.member.group);
@@ -220,7 +218,6 @@ impl Target {
             let args = [libc::PR_SET_PDEATHSIG.into(), 0u64.into()];
             leader.queue("leave the helper", libc::SYS_prctl, args)?;
         }
-        leader.flush()?;
         Ok(())
     }
 
@@ -296,7 +293,6 @@ impl Target {
                 8u64.into(),
             ];
             leader.queue_may_fail("take SIGCHLD", libc::SYS_rt_sigtimedwait, args)?;
-            leader.flush()?;
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Target {
         Ok(())
     }
 
-    /// Runs `step` for every thread, the leader first, with what the images say of it.
+    /// Queues `step` for every thread, the leader first, with what the images say of it.
     pub(super) fn each_thread(
         &mut self,
         mut step: impl FnMut(&mut Remote, &Thread) -> Result<(), CallError>,
@@ -62,7 +62,12 @@ impl Target {
         for (remote, thread) in leader.chain(&mut self.threads).zip(&live.threads) {
             step(remote, thread)?;
         }
-        for remote in self.leader.iter_mut().chain(&mut self.threads) {
+        Ok(())
+    }
+
+    /// Has every thread carry out what is queued for it, the leader last.
+    pub(super) fn flush(&mut self) -> Result<(), StepError> {
+        for remote in self.threads.iter_mut().chain(&mut self.leader) {
             remote.flush()?;
         }
         Ok(())

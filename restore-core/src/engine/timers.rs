@@ -34,7 +34,6 @@ impl Target {
         {
             interval_timer(leader, which as u64, timer)?;
         }
-        leader.flush()?;
         Ok(())
     }
 }

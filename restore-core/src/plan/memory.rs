@@ -5,6 +5,8 @@
 //! copy-on-write without making the mapping writable for a moment (that would set
 //! `VM_ACCOUNT` for good). Pure: records in, steps out.
 
+use std::collections::BTreeSet;
+
 use criu_image::record::VmaEntry;
 use criu_image::{Body, Checkpoint, vma_status};
 
@@ -58,6 +60,18 @@ pub(crate) struct Advice {
     pub(crate) advice: u32,
 }
 
+/// Size of a huge page in bytes.
+pub(crate) const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// The mappings of which children keep a part, to be complete before they are born.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lent {
+    /// First addresses of the mappings.
+    pub(crate) mappings: BTreeSet<u64>,
+    pub(crate) fills: Vec<Fill>,
+    pub(crate) patches: Vec<Fill>,
+}
+
 /// Everything that makes one address space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemoryPlan {
@@ -75,6 +89,10 @@ pub(crate) struct MemoryPlan {
     pub(crate) advices: Vec<Advice>,
     /// Ranges to `mlock`, after the fill.
     pub(crate) locks: Vec<(u64, u64)>,
+    /// What children keep; not in `fills` and `patches`.
+    pub(crate) lent: Lent,
+    /// Aligned ranges of huge pages that `fills` covers whole.
+    pub(crate) dense: Vec<Fill>,
     /// What is kept of the parent's memory, in address order; those mappings are not made anew.
     pub(crate) kept: Vec<Kept>,
     /// Ranges (start, end) of kept memory that only the parent has pages in.
@@ -137,6 +155,9 @@ pub(crate) fn plan(
         memory.pages = Some(ObjectKey::Pages(body.pages.pages_id));
     }
     memory.place_pages(body);
+    if !body.mm.thp_disabled.unwrap_or(false) {
+        memory.find_dense(body);
+    }
     memory
 }
 
@@ -199,6 +220,47 @@ impl MemoryPlan {
             });
         }
         Ok(())
+    }
+
+    /// Finds the blocks of private anonymous memory that can be huge pages.
+    fn find_dense(&mut self, body: &Body) {
+        const NOT_PLAIN: u32 = (libc::MAP_SHARED | libc::MAP_GROWSDOWN | libc::MAP_HUGETLB) as u32;
+        let no_huge_page = 1 << libc::MADV_NOHUGEPAGE;
+        let unwilling: BTreeSet<u64> = body
+            .mm
+            .vmas
+            .iter()
+            .filter(|vma| vma.madv.unwrap_or(0) & no_huge_page != 0)
+            .map(|vma| vma.start)
+            .collect();
+        let mut fills: Vec<Fill> = self.fills.clone();
+        fills.sort_unstable_by_key(|fill| fill.start);
+        for mapping in &self.mappings {
+            let plain = mapping.source.is_none() && mapping.flags & NOT_PLAIN == 0;
+            if !plain || mapping.len_bytes < HUGE_PAGE_BYTES || unwilling.contains(&mapping.start) {
+                continue;
+            }
+            let first = fills.partition_point(|fill| fill.start + fill.len_bytes <= mapping.start);
+            for fill in fills[first..]
+                .iter()
+                .take_while(|fill| fill.start < mapping.end())
+            {
+                let from = fill
+                    .start
+                    .max(mapping.start)
+                    .next_multiple_of(HUGE_PAGE_BYTES);
+                let to = (fill.start + fill.len_bytes).min(mapping.end());
+                let to = to / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+                if from < to {
+                    let offset_bytes = fill.offset_bytes + (from - fill.start);
+                    self.dense.push(Fill {
+                        start: from,
+                        len_bytes: to - from,
+                        offset_bytes,
+                    });
+                }
+            }
+        }
     }
 
     /// Cuts the page runs at mapping borders where the way to write them changes.

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
 use criu_image::{Checkpoint, FileId, Process, Thread};
 
-pub(crate) use memory::{Fill, Kept, Mapping, MemoryPlan};
+pub(crate) use memory::{Fill, HUGE_PAGE_BYTES, Kept, Lent, Mapping, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
 
@@ -37,6 +37,8 @@ pub struct Options {
     pub sibling: bool,
     /// Leave every task stopped (`--leave-stopped`).
     pub leave_stopped: bool,
+    /// Fill blocks of 2 MiB that are saved whole as huge pages, where the system allows them.
+    pub huge_pages: bool,
     /// Most worker threads; 0 for one a process, up to a bound that fits this host.
     pub workers_max: usize,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             ignore_cgroups: false,
             sibling: false,
             leave_stopped: false,
+            huge_pages: true,
             workers_max: 0,
         }
     }
@@ -135,13 +138,16 @@ pub(crate) struct ProcessPlan {
     pub(crate) pid: i32,
     pub(crate) member: Member,
     pub(crate) kind: Kind,
-    /// Its memory is complete before it clones: a child keeps part of it.
-    pub(crate) fills_first: bool,
     /// It is born with the memory of an ancestor and must drop what it does not keep.
     pub(crate) born_full: bool,
 }
 
 impl ProcessPlan {
+    /// Whether children keep part of its memory.
+    pub(crate) fn lends(&self) -> bool {
+        matches!(&self.kind, Kind::Live(live) if !live.memory.lent.mappings.is_empty())
+    }
+
     /// Descriptors of the restorer that this process needs.
     pub(crate) fn objects(&self) -> BTreeSet<ObjectKey> {
         let mut keys = BTreeSet::new();
@@ -226,7 +232,6 @@ impl RestorePlan {
                     Role::Helper => Kind::Helper,
                 },
                 member,
-                fills_first: false,
                 born_full: false,
             })
             .collect();

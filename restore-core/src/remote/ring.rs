@@ -23,9 +23,9 @@ const BATCH_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How often a waiting worker looks whether its target is still alive.
 const LIVENESS_PERIOD: Duration = Duration::from_millis(50);
 
-/// Looks at the done word this often before it sleeps: a batch of a few calls takes about as long
-/// as going to sleep and being woken does.
-const SPINS_BEFORE_SLEEP: u32 = 2000;
+/// Looks at the done word this often before it sleeps: a short batch on another processor is done
+/// by then, and where targets outnumber processors the time is not taken from them.
+const SPINS_BEFORE_SLEEP: u32 = 100;
 
 /// Why a call in a target did not succeed.
 #[derive(Debug, thiserror::Error)]
