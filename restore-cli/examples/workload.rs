@@ -1,7 +1,8 @@
 //! A program to be checkpointed: processes, threads and memory that can tell whether they are intact.
 //!
 //! `workload STATUS PROCESSES MIB THREADS` makes a tree of that many processes, each with that much
-//! memory filled with a pattern of its own and that many counting threads beside the first.
+//! memory filled with a pattern of its own and that many counting threads beside the first (the
+//! root of several has one more).
 //! `workload STATUS vmas COUNT` makes one process with that many mappings.
 //! When a process is ready it closes standard output, so a reader of it sees the end when all
 //! are. On SIGUSR1 a process appends `pid counter intact|damaged` to the file STATUS.
@@ -40,12 +41,20 @@ fn main() {
         serve(&status, &signals, &[], 0);
     }
     let (processes, mib, threads) = (number(1), number(2), number(3));
+    let mut threads = threads;
+    let mut is_root = true;
     for _ in 1..processes {
         // SAFETY: no thread has been started yet, so the child may do anything.
         match unsafe { fork() }.expect("a new process") {
-            ForkResult::Child => break,
+            ForkResult::Child => {
+                is_root = false;
+                break;
+            }
             ForkResult::Parent { .. } => {}
         }
+    }
+    if is_root && processes > 1 {
+        threads += 1; // so that not all processes are alike
     }
     let seed = u64::from(std::process::id());
     let memory: Vec<u64> = (0..mib << 17).map(|index| pattern(seed, index)).collect();

@@ -29,7 +29,9 @@ mod plan;
 mod refusal;
 mod remote;
 
-pub use engine::{Event, Failure, RestoreError, Restored, Stage, StepError, XstateError, restore};
+pub use engine::{
+    Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
+};
 pub use files::FilesError;
 pub use host::{Host, Vdso};
 pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, TreeError};

@@ -270,9 +270,7 @@ impl Pair {
             if pages >= SMALL_PAGES && !self.any_same(&overlaps, pages)? {
                 continue;
             }
-            let before = shared.same.len();
-            self.compare(&overlaps, &mut shared.same)?;
-            if shared.same.len() == before {
+            if !self.compare(&overlaps, &mut shared.same)? {
                 continue;
             }
             drops(&theirs, &covered, kept.start, end, &mut shared.drops);
@@ -307,11 +305,13 @@ impl Pair {
         Ok(false)
     }
 
+    /// Adds the pages that are the same; whether there are any.
     fn compare(
         &mut self,
         overlaps: &[Overlap],
         same: &mut Vec<(u64, u64)>,
-    ) -> Result<(), StepError> {
+    ) -> Result<bool, StepError> {
+        let mut any = false;
         for overlap in overlaps {
             let mut done = 0;
             while done < overlap.len_bytes {
@@ -328,11 +328,12 @@ impl Pair {
                 for (index, _) in pairs.enumerate().filter(|(_, (a, b))| a == b) {
                     let start = piece.start + index as u64 * PAGE_BYTES;
                     push_range(same, start, start + PAGE_BYTES);
+                    any = true;
                 }
                 done += len_bytes;
             }
         }
-        Ok(())
+        Ok(any)
     }
 }
 

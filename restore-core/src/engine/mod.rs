@@ -18,7 +18,7 @@ mod timers;
 mod worker;
 mod xstate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +35,8 @@ use crate::plan::{Kind, ProcessPlan, RestorePlan, Role};
 use crate::remote::freeze::FreezeError;
 use crate::remote::region::{Region, Slot};
 use crate::remote::ring::CallError;
-use crate::remote::spawn::{Brood, leave_rseq, spawn_root};
+pub use crate::remote::spawn::GuardError;
+use crate::remote::spawn::{Brood, Guard, leave_rseq, spawn_root};
 use pool::Pool;
 use target::{Child, Source, Sources, Target};
 use worker::Surroundings;
@@ -172,6 +173,9 @@ pub enum RestoreError {
         /// First page that differs.
         address: u64,
     },
+    /// The guard, which makes the release one moment, could not be started.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// A worker ended without a word; a bug.
     #[error("a worker thread ended unexpectedly")]
     WorkerLost,
@@ -259,6 +263,7 @@ fn carry_out(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Restored, RestoreError> {
     let host = surroundings(&plan)?;
+    let ids = plan.ids.clone();
     let workers = worker_count(&plan);
     let mut pool = Pool::start(workers, &plan.ids, &host)?;
     check_ids(&plan)?;
@@ -291,6 +296,8 @@ fn carry_out(
         })?;
     let count = processes.len();
     let root = processes[0].pid;
+    let mut slots = slots;
+    let guard_slot = slots.pop().expect("the plan ends with the guard's slot");
     let (targets, root_slot) = assign(processes, slots, &service, options.leave_stopped);
     pool.adopt(targets);
     leave_rseq();
@@ -308,12 +315,14 @@ fn carry_out(
     })?;
     let root_pidfd = Arc::clone(leader.process());
     pool.create(leader, count, brood, observe)?;
+    let guard = start_guard(guard_slot, &ids, brood)?;
     files.open_late()?;
     pool.stage(Stage::Build, observe)?;
     files.arm_timers()?;
     pool.stage(Stage::Freeze, observe)?;
     pool.stage(Stage::Release, observe)?;
     brood.release();
+    drop(guard); // the moment from which the tree lives, whatever becomes of us
     files.finish();
     Ok(Restored { root, root_pidfd })
 }
@@ -337,6 +346,21 @@ fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
         images: plan.images.clone(),
         loginuid,
         bounding,
+    })
+}
+
+/// Starts the guard. Its pid may be one that a thread of the tree is still to take: ids are given
+/// out in turn, so the next one has another, and there are no more to avoid than the tree has.
+fn start_guard(mut slot: Slot, ids: &BTreeSet<i32>, brood: &Brood) -> Result<Guard, RestoreError> {
+    for _ in 0..=ids.len() {
+        let guard = Guard::start(slot, brood)?;
+        if !ids.contains(&guard.pid()) {
+            return Ok(guard);
+        }
+        slot = guard.retire();
+    }
+    Err(RestoreError::IdTaken {
+        id: *ids.first().expect("a tree has a root"),
     })
 }
 

@@ -263,6 +263,7 @@ impl RestorePlan {
                 check_vdso(&live.memory, host)?;
             }
         }
+        slots.push(SlotSize::Guard(processes.len()));
         let needed_bytes = region_bytes(slots.iter().copied());
         let taken = processes.iter().filter_map(|process| match &process.kind {
             Kind::Live(live) => Some(&live.memory),

@@ -13,6 +13,8 @@ const LEADER_OPS: usize = 200;
 const LEADER_SCRATCH_BYTES: usize = 64 << 10;
 /// Room for calls in another thread's slot (with its head: 4 KiB).
 const THREAD_OPS: usize = 50;
+/// Calls of a guard beside one for each process.
+const GUARD_OPS: usize = 2;
 /// Room for arguments in another thread's slot, in bytes.
 const THREAD_SCRATCH_BYTES: usize = 4 << 10;
 
@@ -23,6 +25,8 @@ pub(crate) enum SlotSize {
     Leader,
     /// A further thread of a process.
     Thread,
+    /// The guard of a tree of this many processes (see `spawn`).
+    Guard(usize),
 }
 
 impl SlotSize {
@@ -30,6 +34,7 @@ impl SlotSize {
         match self {
             Self::Leader => LEADER_OPS,
             Self::Thread => THREAD_OPS,
+            Self::Guard(processes) => processes + GUARD_OPS,
         }
     }
 
@@ -40,7 +45,7 @@ impl SlotSize {
     fn scratch_bytes(self) -> usize {
         match self {
             Self::Leader => LEADER_SCRATCH_BYTES,
-            Self::Thread => THREAD_SCRATCH_BYTES,
+            Self::Thread | Self::Guard(_) => THREAD_SCRATCH_BYTES,
         }
     }
 

@@ -150,6 +150,11 @@ impl Remote {
         &self.slot
     }
 
+    /// Gives the task's memory back; the task must have ended.
+    pub(crate) fn into_slot(self) -> Slot {
+        self.slot
+    }
+
     /// Queues a call whose failure ends the batch.
     pub(crate) fn queue<const N: usize>(
         &mut self,

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::region::Slot;
-use super::ring::{Remote, prepare_slot};
+use super::ring::{CallError, Remote, prepare_slot};
 
 /// `clone_args` of the kernel (linux/sched.h, 88 bytes since Linux 5.7).
 #[repr(C)]
@@ -86,10 +86,22 @@ pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, 
         set_tid_size: 1,
         ..CloneArgs::default()
     };
+    // SAFETY: `args` points to `pidfd` and `set_tid`, which outlive the call; no CLONE_VM.
+    unsafe { clone_into_stub(&args, &slot) }?;
+    // SAFETY: on success the kernel has stored a new descriptor, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Remote::new(pid, Arc::new(pidfd), slot))
+}
+
+/// Clones this process into the stub on `slot` and returns the child's pid.
+///
+/// # Safety
+/// What `args` points to is valid for the call, and the child has an address space of its own.
+unsafe fn clone_into_stub(args: &CloneArgs, slot: &Slot) -> Result<i32, Errno> {
     let ret: i64;
-    // SAFETY: `args` and what it points to outlive the call. Without CLONE_VM the child has a copy
-    // of this address space; it executes nothing but the jump below and the stub, which uses
-    // neither stack nor any memory but the shared slot. rbx and r12 are given back unchanged.
+    // SAFETY: without CLONE_VM (the caller's promise) the child has a copy of this address space;
+    // it executes nothing but the jump below and the stub, which uses neither stack nor any memory
+    // but the shared slot. r12 is declared as changed.
     unsafe {
         asm!(
             "mov r12, {slot}",
@@ -101,7 +113,7 @@ pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, 
             slot = in(reg) slot.address(),
             entry = in(reg) slot.entry(),
             inlateout("rax") libc::SYS_clone3 => ret,
-            in("rdi") &raw const args,
+            in("rdi") std::ptr::from_ref(args),
             in("rsi") size_of::<CloneArgs>(),
             out("r12") _,
             out("rcx") _,
@@ -111,9 +123,116 @@ pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, 
     if ret < 0 {
         return Err(Errno::from_raw(-ret as i32));
     }
-    // SAFETY: on success the kernel has stored a new descriptor, which nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Remote::new(pid, Arc::new(pidfd), slot))
+    Ok(ret as i32)
+}
+
+/// A process that kills the tree if this one dies before it disarms the guard.
+///
+/// The tree's tasks die with us while they are traced, but they are let go one after the other.
+/// Only with the guard is there one moment before which all die and after which all live: when the
+/// guard itself is killed.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// The memory that it runs on.
+    slot: Option<Slot>,
+}
+
+impl Guard {
+    /// Starts the guard of these processes.
+    ///
+    /// It waits for our end and then sends SIGKILL to each; its calls are posted before it exists,
+    /// so it needs nobody.
+    pub(crate) fn start(slot: Slot, brood: &Brood) -> Result<Self, GuardError> {
+        let own = Arc::new(open_pidfd(nix::unistd::getpid().as_raw())?);
+        prepare_slot(&slot, None);
+        let mut pidfd: i32 = -1;
+        let args = CloneArgs {
+            flags: CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64,
+            pidfd: &raw mut pidfd as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            ..CloneArgs::default()
+        };
+        let mut remote = Remote::new(0, Arc::clone(&own), slot);
+        let mut wait = [0; 8]; // struct pollfd: descriptor, POLLIN
+        wait[..4].copy_from_slice(&own.as_raw_fd().to_le_bytes());
+        wait[4] = libc::POLLIN as u8;
+        let forever = (-1i64).into();
+        remote.queue(
+            "guard",
+            libc::SYS_poll,
+            [wait.as_slice().into(), 1u64.into(), forever],
+        )?;
+        for (_, process) in &brood.processes {
+            let (fd, signal) = (process.as_raw_fd().into(), libc::SIGKILL.into());
+            let call = [fd, signal, 0u64.into(), 0u64.into()];
+            remote.queue_may_fail("guard", libc::SYS_pidfd_send_signal, call)?;
+        }
+        remote.queue("guard", libc::SYS_exit_group, [0u64.into()])?;
+        remote.post_last();
+        // SAFETY: `args` points to `pidfd`, which outlives the call; no CLONE_VM.
+        let pid = unsafe { clone_into_stub(&args, remote.slot()) }?;
+        // SAFETY: on success the kernel has stored a new descriptor, which nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Self {
+            pid,
+            pidfd,
+            slot: Some(remote.into_slot()),
+        })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Ends it and gives its slot back, for another one with another id.
+    pub(crate) fn retire(mut self) -> Slot {
+        let slot = self
+            .slot
+            .take()
+            .expect("only this takes it, and consumes the guard");
+        drop(self);
+        slot
+    }
+}
+
+impl Drop for Guard {
+    /// Ends the guard: from here on the tree lives on its own.
+    fn drop(&mut self) {
+        send_kill(&self.pidfd);
+        let _ = wait_exit(&self.pidfd, GUARD_WAIT_MAX)
+            && reap_one(self.pid, &self.pidfd, GUARD_WAIT_MAX);
+    }
+}
+
+/// How long a killed guard may take to be gone; it has no memory of its own.
+const GUARD_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Why a guard could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The kernel would not make it.
+    #[error("clone of the guard: {0}")]
+    Clone(#[from] Errno),
+    /// Its calls could not be written down.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+fn send_kill(pidfd: &OwnedFd) {
+    // SAFETY: pidfd_send_signal takes a descriptor, which we own, and integers.
+    unsafe {
+        let none = std::ptr::null::<u8>();
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            none,
+            0,
+        );
+    }
 }
 
 /// Opens a pidfd of a process that was just made.
@@ -172,18 +291,9 @@ impl Brood {
 
     /// Kills every recorded process.
     pub(crate) fn kill(&self) {
-        for (_, pidfd) in &self.processes {
-            // SAFETY: pidfd_send_signal takes a descriptor, which we own, and integers.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_pidfd_send_signal,
-                    pidfd.as_raw_fd(),
-                    libc::SIGKILL,
-                    std::ptr::null::<u8>(),
-                    0,
-                );
-            }
-        }
+        self.processes
+            .iter()
+            .for_each(|(_, pidfd)| send_kill(pidfd));
     }
 
     /// Waits until every recorded process is gone and reaped, for at most `limit`.

@@ -1,0 +1,319 @@
+//! Live trees for tests: started, dumped by upstream, restored by us, asked whether they are intact.
+//!
+//! Each live test runs again in a pid and mount namespace of its own, as that namespace's init: the
+//! ids of its trees are free, orphans come to it, and whatever goes wrong ends with it. A test that
+//! cannot run on this machine says so in the file named by `THAW_SKIPS`.
+
+#![allow(dead_code)] // each test binary uses a part
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// Set in the run of a test that is inside its namespace.
+const INSIDE: &str = "THAW_TEST_INSIDE";
+/// Longest that one live test may take.
+const LIMIT_SECONDS: &str = "300";
+/// Longest wait for a tree to answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Runs `body` as init of a pid and mount namespace of its own, or skips with a reason.
+pub(crate) fn live(name: &str, body: impl FnOnce(&Path)) {
+    if std::env::var_os(INSIDE).is_some() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        return body(dir.path());
+    }
+    if let Some(reason) = missing() {
+        return skip(name, &reason);
+    }
+    let test = std::env::current_exe().expect("the test binary has a path");
+    let status = Command::new("timeout")
+        .args(["--kill-after=10", LIMIT_SECONDS])
+        .args([
+            "unshare",
+            "--fork",
+            "--pid",
+            "--mount-proc",
+            "--kill-child",
+            "--",
+        ])
+        .arg(test)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .expect("timeout and unshare are part of every Debian system");
+    assert!(status.success(), "{name} inside its namespace: {status}");
+}
+
+/// Why live tests cannot run here.
+fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let mut namespace = Command::new("unshare");
+    namespace
+        .args(["--fork", "--pid", "--mount-proc", "true"])
+        .stderr(Stdio::null());
+    if !namespace.status().is_ok_and(|status| status.success()) {
+        return Some("cannot make a pid namespace".to_owned());
+    }
+    if criu().is_none() {
+        let reason =
+            std::env::var("THAW_NO_CRIU").unwrap_or_else(|_| "THAW_CRIU is not set".into());
+        return Some(format!("no upstream criu ({reason})"));
+    }
+    None
+}
+
+pub(crate) fn skip(name: &str, reason: &str) {
+    println!("SKIPPED {name}: {reason}");
+    if let Some(path) = std::env::var_os("THAW_SKIPS") {
+        let file = File::options().append(true).create(true).open(path);
+        let _ = file.and_then(|mut file| writeln!(file, "{name}: {reason}"));
+    }
+}
+
+fn criu() -> Option<PathBuf> {
+    std::env::var_os("THAW_CRIU").map(PathBuf::from)
+}
+
+/// Path of the program that is built beside the tests.
+fn workload() -> PathBuf {
+    let test = std::env::current_exe().expect("the test binary has a path");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<test>");
+    profile.join("examples/workload")
+}
+
+/// A running tree of workloads.
+pub(crate) struct Tree {
+    /// The root first.
+    pub(crate) pids: Vec<i32>,
+    status: PathBuf,
+    answered: usize,
+}
+
+/// What one process says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) counter: u64,
+    pub(crate) intact: bool,
+}
+
+impl Tree {
+    /// Starts a workload with these arguments and waits until all of it is ready.
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        let status = dir.join("status");
+        let mut child = Command::new(workload())
+            .arg(&status)
+            .args(args)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the workload is built beside the tests");
+        let mut text = String::new();
+        // The end of the output is the sign: every process has closed it.
+        let mut stdout = child.stdout.take().expect("it is piped");
+        stdout
+            .read_to_string(&mut text)
+            .expect("a pipe can be read");
+        let pids = session(child.id() as i32);
+        assert!(!pids.is_empty(), "the workload ended: {text}");
+        Self {
+            pids,
+            status,
+            answered: 0,
+        }
+    }
+
+    /// The next question is the first again: the status file was put back.
+    pub(crate) fn forget_answers(&mut self) {
+        self.answered = 0;
+    }
+
+    pub(crate) fn root(&self) -> i32 {
+        self.pids[0]
+    }
+
+    /// Asks every process how it is.
+    pub(crate) fn ask(&mut self) -> BTreeMap<i32, Answer> {
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
+        watch
+            .add_watch(&self.status, AddWatchFlags::IN_MODIFY)
+            .expect("a watch");
+        for &pid in &self.pids {
+            kill(Pid::from_raw(pid), Signal::SIGUSR1).expect("every process of the tree lives");
+        }
+        let expected = self.answered + self.pids.len();
+        let begin = Instant::now();
+        let lines = loop {
+            let text = fs::read_to_string(&self.status).expect("the status file");
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            if lines.len() >= expected {
+                break lines;
+            }
+            let left = ANSWER_WAIT_MAX.saturating_sub(begin.elapsed());
+            assert!(!left.is_zero(), "{} of {expected} answers", lines.len());
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            let left = PollTimeout::try_from(left).expect("30 s fit");
+            if poll(&mut fds, left) == Ok(1) {
+                watch.read_events().expect("an event");
+            }
+        };
+        let answers = lines[self.answered..].iter().map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let counter = fields[1].parse().expect("a counter");
+            let answer = Answer {
+                counter,
+                intact: fields[2] == "intact",
+            };
+            (fields[0].parse().expect("a pid"), answer)
+        });
+        let answers: BTreeMap<i32, Answer> = answers.collect();
+        assert_eq!(
+            answers.keys().copied().collect::<Vec<_>>(),
+            sorted(&self.pids)
+        );
+        self.answered = expected;
+        answers
+    }
+
+    /// Dumps the tree with upstream's criu, which ends it, and collects what is left of it.
+    pub(crate) fn dump(&self, images: &Path) {
+        fs::create_dir_all(images).expect("a folder for the images");
+        let criu = criu().expect("checked before the test began");
+        let status = Command::new(criu)
+            .args([
+                "dump",
+                "-v4",
+                "-o",
+                "dump.log",
+                "-t",
+                &self.root().to_string(),
+                "-D",
+            ])
+            .arg(images)
+            .stdin(Stdio::null())
+            .status()
+            .expect("criu runs");
+        let log = images.join("dump.log");
+        assert!(status.success(), "criu dump: {status}: {}", errors(&log));
+        self.reap();
+    }
+
+    /// Restores with upstream's criu.
+    pub(crate) fn restore_upstream(&self, images: &Path) {
+        let criu = criu().expect("checked before the test began");
+        let status = Command::new(criu)
+            .args(["restore", "-d", "-v4", "-o", "restore.log", "-D"])
+            .arg(images)
+            .stdin(Stdio::null())
+            .status()
+            .expect("criu runs");
+        let log = images.join("restore.log");
+        assert!(status.success(), "criu restore: {status}: {}", errors(&log));
+    }
+
+    /// Restores with us, and expects it to succeed.
+    pub(crate) fn restore(&self, images: &Path) {
+        let status = thaw(images, &[]);
+        assert!(
+            status.success(),
+            "thaw: {status}: {}",
+            errors(&images.join("thaw.log"))
+        );
+    }
+
+    pub(crate) fn kill(&self) {
+        for &pid in &self.pids {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        self.reap();
+    }
+
+    /// As init we are the parent of every orphan; nothing of the tree may be left afterwards.
+    pub(crate) fn reap(&self) {
+        for &pid in &self.pids {
+            loop {
+                match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)) {
+                    Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => break,
+                    Err(Errno::ECHILD) => {
+                        // Still the child of a dying parent: collect that one first.
+                        if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+                            break;
+                        }
+                        let _ = waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Pids of the tree that exist.
+    pub(crate) fn alive(&self) -> Vec<i32> {
+        let exists = |pid: &&i32| kill(Pid::from_raw(**pid), None).is_ok();
+        self.pids.iter().filter(exists).copied().collect()
+    }
+}
+
+fn sorted(pids: &[i32]) -> Vec<i32> {
+    let mut pids = pids.to_vec();
+    pids.sort_unstable();
+    pids
+}
+
+/// Runs `thaw restore -d` with further arguments.
+pub(crate) fn thaw(images: &Path, args: &[&str]) -> ExitStatus {
+    thaw_command(images, args).status().expect("thaw runs")
+}
+
+pub(crate) fn thaw_command(images: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thaw"));
+    command
+        .args(["restore", "-d", "-v4", "-o", "thaw.log", "-D"])
+        .arg(images)
+        .args(args);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Lines of a log that speak of an error.
+pub(crate) fn errors(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("Error")).collect();
+    lines.join("\n")
+}
+
+/// All processes of a session, its leader first.
+pub(crate) fn session(leader: i32) -> Vec<i32> {
+    let leader_text = leader.to_string();
+    let mut pids: Vec<i32> = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or_default();
+            fields.split_whitespace().nth(3) == Some(leader_text.as_str())
+        })
+        .collect();
+    pids.sort_by_key(|&pid| (pid != leader, pid));
+    pids
+}
