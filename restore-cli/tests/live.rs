@@ -3,8 +3,6 @@
 mod support;
 
 use std::path::Path;
-use std::time::Duration;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Tree, errors, live, thaw, thaw_command};
@@ -82,43 +80,18 @@ fn killed_restorer_leaves_no_half_restored_task() {
                 std::thread::sleep(whole * round / rounds);
                 let _ = restorer.kill();
                 restorer.wait().expect("thaw can be waited for");
-                if tree.alive().len() == tree.pids.len() && runs(&tree) {
-                    ran += 1;
-                    tree.ask();
-                    tree.kill();
-                } else {
-                    gone += 1;
-                    wait_gone(&tree, round);
-                }
+                if tree.settle() {
+                ran += 1;
+                tree.kill();
+            } else {
+                gone += 1;
             }
-            println!("{rounds} kills: {gone} trees gone, {ran} whole");
+            tree.put_status_back(0);
+        }
+        println!("{rounds} kills: {gone} trees gone, {ran} whole");
             assert!(gone > 0, "no kill came before the end");
         },
     );
-}
-
-/// Whether every process executes its own program, not our stub: its mappings are its own.
-fn runs(tree: &Tree) -> bool {
-    tree.pids.iter().all(|pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let traced = !status.contains("TracerPid:\t0");
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        !traced && maps.contains("/workload") && maps.contains("[stack]")
-    })
-}
-
-fn wait_gone(tree: &Tree, round: u32) {
-    let begin = std::time::Instant::now();
-    while !tree.alive().is_empty() {
-        let flags = nix::sys::wait::WaitPidFlag::WNOHANG | nix::sys::wait::WaitPidFlag::__WALL;
-        let _ = nix::sys::wait::waitpid(None, Some(flags));
-        let left = tree.alive();
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "round {round}: {left:?} are left"
-        );
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -163,17 +136,7 @@ fn any_number_of_workers_restores_the_same_tree() {
                     "{workers} workers"
                 );
                 tree.kill();
-                let status = dir.join("status");
-                // The file has the size of the dump again.
-                let text = std::fs::read_to_string(&status).expect("the status file");
-                let kept = text.lines().count() - tree.pids.len();
-                let kept: String = text
-                    .lines()
-                    .take(kept)
-                    .map(|line| format!("{line}\n"))
-                    .collect();
-                std::fs::write(&status, kept).expect("the status file");
-                tree.forget_answers();
+                tree.put_status_back(0);
             }
         },
     );

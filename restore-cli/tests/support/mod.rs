@@ -142,9 +142,39 @@ impl Tree {
         }
     }
 
-    /// The next question is the first again: the status file was put back.
-    pub(crate) fn forget_answers(&mut self) {
-        self.answered = 0;
+    /// After a restorer was killed: waits until the whole tree answers (`true`) or is gone.
+    /// Anything else that lasts is a half-restored tree.
+    pub(crate) fn settle(&mut self) -> bool {
+        let begin = Instant::now();
+        for &pid in &self.pids {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGUSR1);
+        }
+        loop {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+            while waitpid(None, Some(flags)).is_ok_and(|s| s != WaitStatus::StillAlive) {}
+            let text = fs::read_to_string(&self.status).expect("the status file");
+            let alive = self.alive();
+            let answers = text.lines().count() - self.answered;
+            if alive.is_empty() {
+                self.answered += answers;
+                return false;
+            }
+            if answers == self.pids.len() && alive.len() == answers {
+                self.answered += answers;
+                return true;
+            }
+            let late = begin.elapsed() > ANSWER_WAIT_MAX;
+            assert!(!late, "half restored: {alive:?} live, {answers} answers");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Gives the status file the contents that it had at the dump: a restore insists on its size.
+    pub(crate) fn put_status_back(&mut self, answered: usize) {
+        self.answered = answered;
+        let text = fs::read_to_string(&self.status).expect("the status file");
+        let kept: String = text.lines().take(self.answered).map(|l| format!("{l}\n")).collect();
+        fs::write(&self.status, kept).expect("the status file");
     }
 
     pub(crate) fn root(&self) -> i32 {
