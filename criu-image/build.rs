@@ -54,8 +54,7 @@ impl Names {
             self.collect(&name, nested);
         }
         for nested in &message.enum_type {
-            self.enums
-                .insert(format!("{name}.{}", nested.name()), nested.clone());
+            self.enums.insert(format!("{name}.{}", nested.name()), nested.clone());
         }
         self.messages.insert(name, message.clone());
     }
@@ -68,23 +67,13 @@ fn table(set: &FileDescriptorSet) -> String {
             names.collect("", message);
         }
         for item in &file.enum_type {
-            names
-                .enums
-                .insert(format!(".{}", item.name()), item.clone());
+            names.enums.insert(format!(".{}", item.name()), item.clone());
         }
     }
-    let message_index: BTreeMap<&str, usize> = names
-        .messages
-        .keys()
-        .enumerate()
-        .map(|(index, name)| (name.as_str(), index))
-        .collect();
-    let enum_index: BTreeMap<&str, usize> = names
-        .enums
-        .keys()
-        .enumerate()
-        .map(|(index, name)| (name.as_str(), index))
-        .collect();
+    let message_index: BTreeMap<&str, usize> =
+        names.messages.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    let enum_index: BTreeMap<&str, usize> =
+        names.enums.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
     let mut text = String::from("pub(super) static MESSAGES: &[Message] = &[\n");
     for (name, message) in &names.messages {
         let name = name.trim_start_matches('.');

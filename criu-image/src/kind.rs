@@ -232,8 +232,7 @@ impl ImageKind {
     /// The kind that a file of this name is, and the number in its name.
     pub fn of_name(name: &OsStr) -> Option<(Self, Option<u64>)> {
         let name = name.to_str()?;
-        ROWS.iter()
-            .find_map(|row| Some((row.kind, row.id_of(name)?)))
+        ROWS.iter().find_map(|row| Some((row.kind, row.id_of(name)?)))
     }
 
     fn row(self) -> &'static Row {
@@ -278,9 +277,7 @@ impl Row {
         let rest = rest.strip_suffix(".img")?;
         let number = |radix, digits: &str| {
             let plain = !digits.is_empty() && !digits.starts_with('+');
-            plain
-                .then(|| u64::from_str_radix(digits, radix).ok())
-                .flatten()
+            plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
         };
         match self.naming {
             Naming::None => rest.is_empty().then_some(None),
@@ -314,32 +311,17 @@ mod tests {
     fn names_decide_the_kind() {
         check("core-66.img", Some((ImageKind::Core, Some(66))));
         check("pagemap-66.img", Some((ImageKind::Pagemap, Some(66))));
-        check(
-            "pagemap-shmem-7.img",
-            Some((ImageKind::ShmemPagemap, Some(7))),
-        );
-        check(
-            "ghost-file-1f.img",
-            Some((ImageKind::GhostFile, Some(0x1f))),
-        );
+        check("pagemap-shmem-7.img", Some((ImageKind::ShmemPagemap, Some(7))));
+        check("ghost-file-1f.img", Some((ImageKind::GhostFile, Some(0x1f))));
         check("pages-1.img", Some((ImageKind::Pages, Some(1))));
-        check(
-            "amdgpu-pages-19-5a01.img",
-            Some((ImageKind::AmdgpuPages, None)),
-        );
+        check("amdgpu-pages-19-5a01.img", Some((ImageKind::AmdgpuPages, None)));
         check("stats-dump", Some((ImageKind::StatsDump, None)));
         check("inventory.img", Some((ImageKind::Inventory, None)));
     }
 
     #[test]
     fn unknown_names_have_no_kind() {
-        for name in [
-            "core-.img",
-            "core-6x.img",
-            "core-+6.img",
-            "inventory-1.img",
-            "dump.log",
-        ] {
+        for name in ["core-.img", "core-6x.img", "core-+6.img", "inventory-1.img", "dump.log"] {
             check(name, None);
         }
     }

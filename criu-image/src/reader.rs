@@ -55,10 +55,7 @@ pub(crate) struct Image {
 impl Image {
     /// Reads the file and checks its head.
     pub(crate) fn open(dir: &Path, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
-        let fail = |source| ImageError::Read {
-            file: name.to_owned(),
-            source,
-        };
+        let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let mut file = File::open(dir.join(name)).map_err(fail)?;
         let len_bytes = file.metadata().map_err(fail)?.len();
         if len_bytes > IMAGE_BYTES_MAX {
@@ -71,11 +68,7 @@ impl Image {
         }
         let mut bytes = Vec::with_capacity(len_bytes as usize + 1);
         file.read_to_end(&mut bytes).map_err(fail)?;
-        let mut image = Self {
-            name: name.to_owned(),
-            bytes,
-            at: 0,
-        };
+        let mut image = Self { name: name.to_owned(), bytes, at: 0 };
         image.head(kind)?;
         Ok(image)
     }
@@ -91,11 +84,7 @@ impl Image {
         for expected in family.into_iter().chain([kind.magic()]) {
             let found = u32::from_le_bytes(self.take()?);
             if found != expected {
-                return Err(ImageError::Magic {
-                    file: self.name.clone(),
-                    found,
-                    expected,
-                });
+                return Err(ImageError::Magic { file: self.name.clone(), found, expected });
             }
         }
         Ok(())
@@ -118,9 +107,7 @@ impl Image {
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ImageError> {
         self.need(N as u64)?;
-        let chunk = self.bytes[self.at..self.at + N]
-            .try_into()
-            .expect("the length is N");
+        let chunk = self.bytes[self.at..self.at + N].try_into().expect("the length is N");
         self.at += N;
         Ok(chunk)
     }
@@ -177,18 +164,10 @@ impl Image {
     /// The only record of an image that has exactly one.
     pub(crate) fn only<R: Record>(mut self) -> Result<R, ImageError> {
         let Some((_, record)) = self.next()? else {
-            return Err(ImageError::Count {
-                file: self.name,
-                found: 0,
-                expected: "exactly one",
-            });
+            return Err(ImageError::Count { file: self.name, found: 0, expected: "exactly one" });
         };
         if self.left() != 0 {
-            return Err(ImageError::Count {
-                file: self.name,
-                found: 2,
-                expected: "exactly one",
-            });
+            return Err(ImageError::Count { file: self.name, found: 2, expected: "exactly one" });
         }
         Ok(record)
     }

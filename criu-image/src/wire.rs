@@ -137,11 +137,7 @@ pub(crate) fn message_index(name: &str) -> usize {
 
 /// Walks `payload` as the message with this index.
 pub(crate) fn check(index: usize, payload: &[u8]) -> Result<(), Fault> {
-    Walk {
-        bytes: payload,
-        at: 0,
-    }
-    .message(index, payload.len(), 0)
+    Walk { bytes: payload, at: 0 }.message(index, payload.len(), 0)
 }
 
 struct Walk<'a> {
@@ -165,30 +161,15 @@ impl Walk<'_> {
             let tag = self.varint(end, name)?;
             let (number, wire_type) = ((tag >> 3) as u32, (tag & 7) as u8);
             if tag >> 32 != 0 {
-                return Err((
-                    field_at,
-                    WireError::UnknownField {
-                        message: name,
-                        number,
-                    },
-                ));
+                return Err((field_at, WireError::UnknownField { message: name, number }));
             }
             let Some(position) = find(message.fields, number, guess) else {
-                return Err((
-                    field_at,
-                    WireError::UnknownField {
-                        message: name,
-                        number,
-                    },
-                ));
+                return Err((field_at, WireError::UnknownField { message: name, number }));
             };
             guess = position;
             let field = &message.fields[position];
             if seen >> position & 1 != 0 && field.count != Count::Repeated {
-                let fault = WireError::Twice {
-                    message: name,
-                    field: field.name,
-                };
+                let fault = WireError::Twice { message: name, field: field.name };
                 return Err((field_at, fault));
             }
             seen |= 1 << position;
@@ -197,13 +178,7 @@ impl Walk<'_> {
         }
         for (position, field) in message.fields.iter().enumerate() {
             if field.count == Count::Required && seen >> position & 1 == 0 {
-                return Err((
-                    begin,
-                    WireError::Missing {
-                        message: name,
-                        field: field.name,
-                    },
-                ));
+                return Err((begin, WireError::Missing { message: name, field: field.name }));
             }
         }
         Ok(())
@@ -236,11 +211,7 @@ impl Walk<'_> {
                 self.packed(message, field, self.at + len)
             }
             _ => {
-                let fault = WireError::WireType {
-                    message,
-                    field: field.name,
-                    wire_type,
-                };
+                let fault = WireError::WireType { message, field: field.name, wire_type };
                 Err((self.at, fault))
             }
         }
@@ -261,30 +232,13 @@ impl Walk<'_> {
         let value = self.varint(end, message)?;
         let name = field.name;
         match field.kind {
-            Kind::Varint32 if value >> 32 != 0 => Err((
-                at,
-                WireError::Range {
-                    message,
-                    field: name,
-                    value,
-                },
-            )),
-            Kind::Bool if value > 1 => Err((
-                at,
-                WireError::Range {
-                    message,
-                    field: name,
-                    value,
-                },
-            )),
-            Kind::Enum(index) if !table::ENUMS[index].iter().any(|&v| v as u64 == value) => Err((
-                at,
-                WireError::UnknownValue {
-                    message,
-                    field: name,
-                    value,
-                },
-            )),
+            Kind::Varint32 if value >> 32 != 0 => {
+                Err((at, WireError::Range { message, field: name, value }))
+            }
+            Kind::Bool if value > 1 => Err((at, WireError::Range { message, field: name, value })),
+            Kind::Enum(index) if !table::ENUMS[index].iter().any(|&v| v as u64 == value) => {
+                Err((at, WireError::UnknownValue { message, field: name, value }))
+            }
             _ => Ok(()),
         }
     }
@@ -330,16 +284,11 @@ impl Walk<'_> {
 /// Fields mostly come in ascending order, so the next one is the first guess.
 fn find(fields: &[Field], number: u32, guess: usize) -> Option<usize> {
     for position in [guess, guess + 1] {
-        if fields
-            .get(position)
-            .is_some_and(|field| field.number == number)
-        {
+        if fields.get(position).is_some_and(|field| field.number == number) {
             return Some(position);
         }
     }
-    fields
-        .binary_search_by_key(&number, |field| field.number)
-        .ok()
+    fields.binary_search_by_key(&number, |field| field.number).ok()
 }
 
 #[cfg(test)]
@@ -352,11 +301,7 @@ mod tests {
 
     #[test]
     fn every_message_fits_the_bit_set_of_seen_fields() {
-        assert!(
-            table::MESSAGES
-                .iter()
-                .all(|message| message.fields.len() <= 64)
-        );
+        assert!(table::MESSAGES.iter().all(|message| message.fields.len() <= 64));
     }
 
     #[test]
@@ -364,42 +309,24 @@ mod tests {
         // RlimitEntry { cur: 1, max: 300 }
         assert_eq!(fault("RlimitEntry", &[8, 1, 16, 0xac, 2]), None);
         // PstreeEntry with packed and unpacked threads.
-        assert_eq!(
-            fault(
-                "PstreeEntry",
-                &[8, 1, 16, 0, 24, 1, 32, 1, 40, 1, 42, 2, 5, 6]
-            ),
-            None
-        );
+        assert_eq!(fault("PstreeEntry", &[8, 1, 16, 0, 24, 1, 32, 1, 40, 1, 42, 2, 5, 6]), None);
     }
 
     #[test]
     fn unknown_field_is_named_with_its_place() {
-        let expected = WireError::UnknownField {
-            message: "RlimitEntry",
-            number: 3,
-        };
-        assert_eq!(
-            fault("RlimitEntry", &[8, 1, 16, 2, 24, 7]),
-            Some((4, expected))
-        );
+        let expected = WireError::UnknownField { message: "RlimitEntry", number: 3 };
+        assert_eq!(fault("RlimitEntry", &[8, 1, 16, 2, 24, 7]), Some((4, expected)));
     }
 
     #[test]
     fn missing_required_field_is_not_zero() {
-        let expected = WireError::Missing {
-            message: "RlimitEntry",
-            field: "max",
-        };
+        let expected = WireError::Missing { message: "RlimitEntry", field: "max" };
         assert_eq!(fault("RlimitEntry", &[8, 1]), Some((0, expected)));
     }
 
     #[test]
     fn repeated_singular_field_is_refused() {
-        let expected = WireError::Twice {
-            message: "RlimitEntry",
-            field: "cur",
-        };
+        let expected = WireError::Twice { message: "RlimitEntry", field: "cur" };
         assert_eq!(fault("RlimitEntry", &[8, 1, 8, 2]), Some((2, expected)));
     }
 
@@ -407,24 +334,15 @@ mod tests {
     fn every_cut_of_a_record_is_an_error() {
         let whole = [8, 1, 16, 0xac, 2];
         for len in 0..whole.len() {
-            assert!(
-                fault("RlimitEntry", &whole[..len]).is_some(),
-                "cut at {len}"
-            );
+            assert!(fault("RlimitEntry", &whole[..len]).is_some(), "cut at {len}");
         }
     }
 
     #[test]
     fn wrong_wire_type_and_value_are_refused() {
-        assert!(matches!(
-            fault("RlimitEntry", &[9]),
-            Some((_, WireError::WireType { .. }))
-        ));
+        assert!(matches!(fault("RlimitEntry", &[9]), Some((_, WireError::WireType { .. }))));
         let too_large = [8, 0xff, 0xff, 0xff, 0xff, 0x7f];
-        assert!(matches!(
-            fault("FsEntry", &too_large),
-            Some((_, WireError::Range { .. }))
-        ));
+        assert!(matches!(fault("FsEntry", &too_large), Some((_, WireError::Range { .. }))));
         let no_such_kind = [8, 1, 16, 0, 24, 99, 32, 0];
         let fault = fault("FdinfoEntry", &no_such_kind);
         assert!(matches!(fault, Some((_, WireError::UnknownValue { .. }))));

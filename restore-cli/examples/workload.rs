@@ -26,11 +26,7 @@ fn main() {
         // What a careless caller has left open is none of this program's files.
         let _ = nix::unistd::close(fd);
     }
-    let status = File::options()
-        .append(true)
-        .create(true)
-        .open(&args[0])
-        .expect("a status file");
+    let status = File::options().append(true).create(true).open(&args[0]).expect("a status file");
     // A session of its own without a terminal, as a daemon has.
     let _ = setsid();
     let mut signals = SigSet::empty();
@@ -97,21 +93,14 @@ fn many_mappings(count: usize) -> Vec<std::ptr::NonNull<std::ffi::c_void>> {
 }
 
 fn serve(status: &File, signals: &SigSet, memory: &[u64], seed: u64) -> ! {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .expect("/dev/null");
+    let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
     nix::unistd::dup2_stdin(&null).expect("dup2");
     nix::unistd::dup2_stderr(&null).expect("dup2");
     nix::unistd::dup2_stdout(&null).expect("dup2");
     loop {
         // glibc goes on waiting when a checkpoint interrupts it.
         signals.wait().expect("a signal");
-        let intact = memory
-            .iter()
-            .enumerate()
-            .all(|(index, &word)| word == pattern(seed, index));
+        let intact = memory.iter().enumerate().all(|(index, &word)| word == pattern(seed, index));
         let line = format!(
             "{} {} {}\n",
             std::process::id(),
@@ -119,8 +108,6 @@ fn serve(status: &File, signals: &SigSet, memory: &[u64], seed: u64) -> ! {
             if intact { "intact" } else { "damaged" }
         );
         let mut status = status;
-        status
-            .write_all(line.as_bytes())
-            .expect("the status file takes a line");
+        status.write_all(line.as_bytes()).expect("the status file takes a line");
     }
 }

@@ -30,11 +30,7 @@ impl Log {
             Some(path) => Box::new(BufWriter::new(File::create(path)?)),
             None => Box::new(io::stderr()),
         };
-        Ok(Self {
-            to,
-            verbosity,
-            start,
-        })
+        Ok(Self { to, verbosity, start })
     }
 
     /// Writes one line. A log that cannot be written does not stop a restore.

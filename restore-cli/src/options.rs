@@ -35,97 +35,25 @@ pub(crate) enum Treatment {
 
 /// Options of `criu restore` that have no field above. One line each; the help prints it.
 pub(crate) const OTHERS: &[(&str, Treatment, &str)] = &[
-    (
-        "no-default-config",
-        Treatment::Ignored,
-        "there is no configuration file",
-    ),
-    (
-        "link-remap",
-        Treatment::Ignored,
-        "links of the dump are always used",
-    ),
+    ("no-default-config", Treatment::Ignored, "there is no configuration file"),
+    ("link-remap", Treatment::Ignored, "links of the dump are always used"),
     ("force-irmap", Treatment::Ignored, "matters to a dump only"),
-    (
-        "irmap-scan-path",
-        Treatment::IgnoredValue,
-        "matters to a dump only",
-    ),
-    (
-        "skip-in-flight",
-        Treatment::Ignored,
-        "matters to a dump only",
-    ),
-    (
-        "file-locks",
-        Treatment::Ignored,
-        "images with file locks are refused",
-    ),
-    (
-        "ext-unix-sk",
-        Treatment::Ignored,
-        "images with unix sockets are refused",
-    ),
-    (
-        "tcp-established",
-        Treatment::Ignored,
-        "images with connections are refused",
-    ),
-    (
-        "tcp-close",
-        Treatment::Ignored,
-        "images with connections are refused",
-    ),
-    (
-        "evasive-devices",
-        Treatment::Ignored,
-        "devices are opened by path",
-    ),
-    (
-        "ghost-limit",
-        Treatment::IgnoredValue,
-        "matters to a dump only",
-    ),
-    (
-        "enable-external-sharing",
-        Treatment::Ignored,
-        "mount namespaces are refused",
-    ),
-    (
-        "enable-external-masters",
-        Treatment::Ignored,
-        "mount namespaces are refused",
-    ),
-    (
-        "mntns-compat-mode",
-        Treatment::Ignored,
-        "mount namespaces are refused",
-    ),
-    (
-        "no-mntns-compat-mode",
-        Treatment::Ignored,
-        "mount namespaces are refused",
-    ),
-    (
-        "enable-fs",
-        Treatment::IgnoredValue,
-        "mount namespaces are refused",
-    ),
-    (
-        "display-stats",
-        Treatment::Ignored,
-        "statistics are in the log",
-    ),
-    (
-        "network-lock",
-        Treatment::IgnoredValue,
-        "images with connections are refused",
-    ),
-    (
-        "cpu-cap",
-        Treatment::IgnoredValue,
-        "vector state is checked per thread",
-    ),
+    ("irmap-scan-path", Treatment::IgnoredValue, "matters to a dump only"),
+    ("skip-in-flight", Treatment::Ignored, "matters to a dump only"),
+    ("file-locks", Treatment::Ignored, "images with file locks are refused"),
+    ("ext-unix-sk", Treatment::Ignored, "images with unix sockets are refused"),
+    ("tcp-established", Treatment::Ignored, "images with connections are refused"),
+    ("tcp-close", Treatment::Ignored, "images with connections are refused"),
+    ("evasive-devices", Treatment::Ignored, "devices are opened by path"),
+    ("ghost-limit", Treatment::IgnoredValue, "matters to a dump only"),
+    ("enable-external-sharing", Treatment::Ignored, "mount namespaces are refused"),
+    ("enable-external-masters", Treatment::Ignored, "mount namespaces are refused"),
+    ("mntns-compat-mode", Treatment::Ignored, "mount namespaces are refused"),
+    ("no-mntns-compat-mode", Treatment::Ignored, "mount namespaces are refused"),
+    ("enable-fs", Treatment::IgnoredValue, "mount namespaces are refused"),
+    ("display-stats", Treatment::Ignored, "statistics are in the log"),
+    ("network-lock", Treatment::IgnoredValue, "images with connections are refused"),
+    ("cpu-cap", Treatment::IgnoredValue, "vector state is checked per thread"),
     ("root", Treatment::RefusedValue, "mount namespaces"),
     ("cgroup-root", Treatment::RefusedValue, "control groups"),
     ("cgroup-yard", Treatment::RefusedValue, "control groups"),
@@ -139,24 +67,12 @@ pub(crate) const OTHERS: &[(&str, Treatment, &str)] = &[
     ("lazy-pages", Treatment::Refused, "lazy pages"),
     ("auto-dedup", Treatment::Refused, "incremental images"),
     ("stream", Treatment::Refused, "streamed images"),
-    (
-        "unprivileged",
-        Treatment::Refused,
-        "restore without privilege",
-    ),
+    ("unprivileged", Treatment::Refused, "restore without privilege"),
     ("config", Treatment::RefusedValue, "configuration files"),
-    (
-        "exec-cmd",
-        Treatment::Refused,
-        "running a command afterwards",
-    ),
+    ("exec-cmd", Treatment::Refused, "running a command afterwards"),
     ("freeze-cgroup", Treatment::RefusedValue, "control groups"),
     ("lsm-profile", Treatment::RefusedValue, "security profiles"),
-    (
-        "lsm-mount-context",
-        Treatment::RefusedValue,
-        "security profiles",
-    ),
+    ("lsm-mount-context", Treatment::RefusedValue, "security profiles"),
 ];
 
 /// Parses everything after `restore`.
@@ -214,8 +130,7 @@ fn verbosity(now: u8, value: Option<OsString>) -> Result<u8, lexopt::Error> {
     if !text.is_empty() && text.bytes().all(|byte| byte == b'v') {
         return Ok(now.saturating_add(1 + text.len() as u8));
     }
-    text.parse()
-        .map_err(|_| format!("verbosity {text:?} is no number").into())
+    text.parse().map_err(|_| format!("verbosity {text:?} is no number").into())
 }
 
 fn on_or_off(value: &OsString) -> Result<bool, lexopt::Error> {

@@ -16,10 +16,7 @@ use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST};
 
 /// Runs the command and returns its exit code.
 pub(crate) fn run(options: Restore, start: Instant) -> u8 {
-    let work_dir = options
-        .work_dir
-        .clone()
-        .unwrap_or_else(|| options.images_dir.clone());
+    let work_dir = options.work_dir.clone().unwrap_or_else(|| options.images_dir.clone());
     let log_path = options.log_file.as_ref().map(|name| work_dir.join(name));
     let mut log = match Log::open(log_path.as_deref(), options.verbosity, start) {
         Ok(log) => log,
@@ -30,10 +27,7 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
         }
     };
     let to_stderr = log_path.is_some();
-    let mut tell = Teller {
-        log: &mut log,
-        to_stderr,
-    };
+    let mut tell = Teller { log: &mut log, to_stderr };
     match restore(&options, &mut tell) {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
@@ -62,10 +56,7 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         BAD_IMAGES
     })?;
     let count = checkpoint.processes.len();
-    tell.log.line(
-        Level::Info,
-        &format!("images are whole: {count} process(es)"),
-    );
+    tell.log.line(Level::Info, &format!("images are whole: {count} process(es)"));
     let host = Host::probe().map_err(|error| {
         tell.error(&format!("cannot read /proc: {error}"));
         UNFIT_HOST
@@ -86,10 +77,7 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
             tell.log.line(Level::Info, "everything was undone");
             return FAILED;
         }
-        tell.error(&format!(
-            "processes that could not be ended: {:?}",
-            failure.left
-        ));
+        tell.error(&format!("processes that could not be ended: {:?}", failure.left));
         LEFTOVERS
     })?;
     if let Some(path) = &options.pidfile {
@@ -98,10 +86,7 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
             FAILED
         })?;
     }
-    tell.log.line(
-        Level::Info,
-        &format!("process {} and its tree run", tree.root),
-    );
+    tell.log.line(Level::Info, &format!("process {} and its tree run", tree.root));
     Ok(tree.root)
 }
 
@@ -131,17 +116,9 @@ fn log_event(log: &mut Log, event: &Event) {
             let text = format!("{workers} worker(s), {objects} open object(s)");
             log.line(Level::Info, &text);
         }
-        Event::Step {
-            pid,
-            stage,
-            begin,
-            end,
-        } => {
+        Event::Step { pid, stage, begin, end } => {
             let time = end.duration_since(*begin).as_micros();
-            log.line(
-                Level::Debug,
-                &format!("pid {pid}: {} took {time} us", stage.name()),
-            );
+            log.line(Level::Debug, &format!("pid {pid}: {} took {time} us", stage.name()));
         }
         Event::Reached(stage) => {
             log.line(Level::Info, &format!("stage {} is complete", stage.name()));
@@ -155,10 +132,7 @@ fn write_pidfile(options: &Restore, path: &PathBuf, pid: i32) -> std::io::Result
         Some(dir) if path.is_relative() => dir.join(path),
         _ => path.clone(),
     };
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .open(path)?;
+    let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
     write!(file, "{pid}")
 }
 

@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::path::Path;
 use support::{Tree, errors, live, thaw, thaw_command};
 
 /// 4 processes, 13 threads, 768 MiB.
@@ -15,72 +15,57 @@ const SMALL: [&str; 3] = ["3", "1", "1"];
 fn check_goes_on(tree: &mut Tree, link: &str, before: &mut u64) {
     let answers = tree.ask();
     let sum: u64 = answers.values().map(|answer| answer.counter).sum();
-    assert!(
-        answers.values().all(|answer| answer.intact),
-        "memory after {link}: {answers:?}"
-    );
-    assert!(
-        sum > *before,
-        "counters after {link}: {sum}, before {before}"
-    );
+    assert!(answers.values().all(|answer| answer.intact), "memory after {link}: {answers:?}");
+    assert!(sum > *before, "counters after {link}: {sum}, before {before}");
     *before = sum;
 }
 
 #[test]
 fn chain_of_upstream_and_our_restores_keeps_the_program_going() {
-    live(
-        "chain_of_upstream_and_our_restores_keeps_the_program_going",
-        |dir: &Path| {
-            let mut tree = Tree::start(dir, &CHAIN);
-            let threads: usize = tree
-                .pids
-                .iter()
-                .map(|pid| {
-                    std::fs::read_dir(format!("/proc/{pid}/task"))
-                        .expect("tasks")
-                        .count()
-                })
-                .sum();
-            assert_eq!((tree.pids.len(), threads), (4, 13));
-            let mut counter = 0;
-            check_goes_on(&mut tree, "start", &mut counter);
-            for link in 1..=2 {
-                let images = dir.join(format!("images-{link}"));
-                tree.dump(&images);
-                tree.restore(&images);
-                check_goes_on(&mut tree, &format!("our restore {link}"), &mut counter);
-                std::fs::remove_dir_all(&images).expect("images of this link");
-            }
-            let images = dir.join("images-3");
+    live("chain_of_upstream_and_our_restores_keeps_the_program_going", |dir: &Path| {
+        let mut tree = Tree::start(dir, &CHAIN);
+        let threads: usize = tree
+            .pids
+            .iter()
+            .map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks").count())
+            .sum();
+        assert_eq!((tree.pids.len(), threads), (4, 13));
+        let mut counter = 0;
+        check_goes_on(&mut tree, "start", &mut counter);
+        for link in 1..=2 {
+            let images = dir.join(format!("images-{link}"));
             tree.dump(&images);
-            tree.restore_upstream(&images);
-            check_goes_on(&mut tree, "upstream's restore", &mut counter);
-            tree.kill();
-        },
-    );
+            tree.restore(&images);
+            check_goes_on(&mut tree, &format!("our restore {link}"), &mut counter);
+            std::fs::remove_dir_all(&images).expect("images of this link");
+        }
+        let images = dir.join("images-3");
+        tree.dump(&images);
+        tree.restore_upstream(&images);
+        check_goes_on(&mut tree, "upstream's restore", &mut counter);
+        tree.kill();
+    });
 }
 
 #[test]
 fn killed_restorer_leaves_no_half_restored_task() {
-    live(
-        "killed_restorer_leaves_no_half_restored_task",
-        |dir: &Path| {
-            let mut tree = Tree::start(dir, &SMALL);
-            let images = dir.join("images");
-            tree.dump(&images);
-            let begin = std::time::Instant::now();
-            tree.restore(&images);
-            let whole = begin.elapsed();
-            tree.kill();
-            let (mut gone, mut ran) = (0, 0);
-            let rounds = 200u32;
-            for round in 0..rounds {
-                let mut restorer = thaw_command(&images, &[]).spawn().expect("thaw runs");
-                // The moments are spread evenly over the time that a restore takes.
-                std::thread::sleep(whole * round / rounds);
-                let _ = restorer.kill();
-                restorer.wait().expect("thaw can be waited for");
-                if tree.settle() {
+    live("killed_restorer_leaves_no_half_restored_task", |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let images = dir.join("images");
+        tree.dump(&images);
+        let begin = std::time::Instant::now();
+        tree.restore(&images);
+        let whole = begin.elapsed();
+        tree.kill();
+        let (mut gone, mut ran) = (0, 0);
+        let rounds = 200u32;
+        for round in 0..rounds {
+            let mut restorer = thaw_command(&images, &[]).spawn().expect("thaw runs");
+            // The moments are spread evenly over the time that a restore takes.
+            std::thread::sleep(whole * round / rounds);
+            let _ = restorer.kill();
+            restorer.wait().expect("thaw can be waited for");
+            if tree.settle() {
                 ran += 1;
                 tree.kill();
             } else {
@@ -89,81 +74,58 @@ fn killed_restorer_leaves_no_half_restored_task() {
             tree.put_status_back(0);
         }
         println!("{rounds} kills: {gone} trees gone, {ran} whole");
-            assert!(gone > 0, "no kill came before the end");
-        },
-    );
+        assert!(gone > 0, "no kill came before the end");
+    });
 }
 
 #[test]
 fn taken_pid_is_an_error_and_everything_is_undone() {
-    live(
-        "taken_pid_is_an_error_and_everything_is_undone",
-        |dir: &Path| {
-            let tree = Tree::start(dir, &SMALL);
-            let images = dir.join("images");
-            tree.dump(&images);
-            tree.restore(&images);
-            // The tree runs, so none of its ids is free.
-            assert_eq!(thaw(&images, &[]).code(), Some(1));
-            let text = errors(&images.join("thaw.log"));
-            assert!(text.contains("in use by another task"), "{text}");
-            assert_eq!(
-                tree.alive().len(),
-                tree.pids.len(),
-                "the running tree was touched"
-            );
-            tree.kill();
-        },
-    );
+    live("taken_pid_is_an_error_and_everything_is_undone", |dir: &Path| {
+        let tree = Tree::start(dir, &SMALL);
+        let images = dir.join("images");
+        tree.dump(&images);
+        tree.restore(&images);
+        // The tree runs, so none of its ids is free.
+        assert_eq!(thaw(&images, &[]).code(), Some(1));
+        let text = errors(&images.join("thaw.log"));
+        assert!(text.contains("in use by another task"), "{text}");
+        assert_eq!(tree.alive().len(), tree.pids.len(), "the running tree was touched");
+        tree.kill();
+    });
 }
 
 #[test]
 fn any_number_of_workers_restores_the_same_tree() {
-    live(
-        "any_number_of_workers_restores_the_same_tree",
-        |dir: &Path| {
-            let mut tree = Tree::start(dir, &["6", "2", "2"]);
-            let images = dir.join("images");
-            tree.dump(&images);
-            for workers in ["1", "2", "3", "6", "50"] {
-                assert!(
-                    thaw(&images, &["--workers", workers]).success(),
-                    "{workers} workers"
-                );
-                let answers = tree.ask();
-                assert!(
-                    answers.values().all(|answer| answer.intact),
-                    "{workers} workers"
-                );
-                tree.kill();
-                tree.put_status_back(0);
-            }
-        },
-    );
+    live("any_number_of_workers_restores_the_same_tree", |dir: &Path| {
+        let mut tree = Tree::start(dir, &["6", "2", "2"]);
+        let images = dir.join("images");
+        tree.dump(&images);
+        for workers in ["1", "2", "3", "6", "50"] {
+            assert!(thaw(&images, &["--workers", workers]).success(), "{workers} workers");
+            let answers = tree.ask();
+            assert!(answers.values().all(|answer| answer.intact), "{workers} workers");
+            tree.kill();
+            tree.put_status_back(0);
+        }
+    });
 }
 
 #[test]
 fn stopped_on_request_is_stopped_until_continued() {
-    live(
-        "stopped_on_request_is_stopped_until_continued",
-        |dir: &Path| {
-            let mut tree = Tree::start(dir, &SMALL);
-            let images = dir.join("images");
-            tree.dump(&images);
-            assert!(thaw(&images, &["--leave-stopped"]).success());
-            for pid in &tree.pids {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it exists");
-                let state = stat
-                    .rsplit(") ")
-                    .next()
-                    .and_then(|rest| rest.chars().next());
-                assert_eq!(state, Some('T'), "process {pid}");
-            }
-            for &pid in &tree.pids {
-                kill(Pid::from_raw(pid), Signal::SIGCONT).expect("it exists");
-            }
-            tree.ask();
-            tree.kill();
-        },
-    );
+    live("stopped_on_request_is_stopped_until_continued", |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let images = dir.join("images");
+        tree.dump(&images);
+        assert!(thaw(&images, &["--leave-stopped"]).success());
+        for pid in &tree.pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it exists");
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            assert_eq!(state, Some('T'), "process {pid}");
+        }
+        for &pid in &tree.pids {
+            kill(Pid::from_raw(pid), Signal::SIGCONT).expect("it exists");
+        }
+        tree.ask();
+        tree.kill();
+    });
 }

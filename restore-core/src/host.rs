@@ -49,41 +49,26 @@ impl Host {
         }
         let huge_pages = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
             .is_ok_and(|text| !text.contains("[never]"));
-        Ok(Self {
-            vdso: read_vdso(&special)?,
-            own_mappings,
-            huge_pages,
-        })
+        Ok(Self { vdso: read_vdso(&special)?, own_mappings, huge_pages })
     }
 }
 
 fn range(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-    Some((
-        u64::from_str_radix(start, 16).ok()?,
-        u64::from_str_radix(end, 16).ok()?,
-    ))
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 fn read_vdso(special: &[(u64, u64, bool)]) -> io::Result<Option<Vdso>> {
     let Some(&(start, end, _)) = special.iter().find(|(_, _, code)| *code) else {
         return Ok(None);
     };
-    let lowest = special
-        .iter()
-        .map(|&(start, ..)| start)
-        .min()
-        .unwrap_or(start);
+    let lowest = special.iter().map(|&(start, ..)| start).min().unwrap_or(start);
     let len_bytes = special.iter().map(|&(start, end, _)| end - start).sum();
     let mut code = vec![0; (end - start) as usize];
     let mut memory = fs::File::open("/proc/self/mem")?;
     memory.seek(SeekFrom::Start(start))?;
     memory.read_exact(&mut code)?;
-    Ok(Some(Vdso {
-        len_bytes,
-        code_offset_bytes: start - lowest,
-        code,
-    }))
+    Ok(Some(Vdso { len_bytes, code_offset_bytes: start - lowest, code }))
 }
 
 #[cfg(test)]
@@ -95,10 +80,7 @@ mod tests {
         let host = Host::probe().expect("/proc is mounted");
         let Some(vdso) = host.vdso else { return };
         assert_eq!(&vdso.code[..4], b"\x7fELF");
-        assert_eq!(
-            vdso.len_bytes,
-            vdso.code_offset_bytes + vdso.code.len() as u64
-        );
+        assert_eq!(vdso.len_bytes, vdso.code_offset_bytes + vdso.code.len() as u64);
         assert!(host.own_mappings.len() > 4);
     }
 }

@@ -16,20 +16,12 @@ pub struct Refusal {
 impl Refusal {
     /// Something of one process.
     pub(crate) fn new(what: impl Into<String>, place: impl Into<String>, pid: u32) -> Self {
-        Self {
-            what: what.into(),
-            place: place.into(),
-            pid: Some(pid),
-        }
+        Self { what: what.into(), place: place.into(), pid: Some(pid) }
     }
 
     /// Something of the tree.
     pub(crate) fn of_tree(what: impl Into<String>, place: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            place: place.into(),
-            pid: None,
-        }
+        Self { what: what.into(), place: place.into(), pid: None }
     }
 }
 

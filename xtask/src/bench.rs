@@ -47,10 +47,7 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
         match arg {
             Long("runs") => {
                 let value = parser.value().map_err(|error| error.to_string())?;
-                runs = value
-                    .to_string_lossy()
-                    .parse()
-                    .map_err(|_| "--runs takes a number")?;
+                runs = value.to_string_lossy().parse().map_err(|_| "--runs takes a number")?;
             }
             Long("case") => {
                 let value = parser.value().map_err(|error| error.to_string())?;
@@ -63,15 +60,7 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
     if what.as_deref() != Some("restore".as_ref()) {
         return Err("bench what? (restore)".to_owned());
     }
-    let build = [
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "restore-cli",
-        "--bins",
-        "--examples",
-    ];
+    let build = ["build", "--release", "--locked", "-p", "restore-cli", "--bins", "--examples"];
     command::run(&mut command::cargo(&build))?;
     let criu = peers::fetch()?;
     own_run_folder()?;
@@ -123,15 +112,7 @@ fn case(
     fs::create_dir_all(&images).map_err(|error| error.to_string())?;
     let tree = start(root, &folder, args, processes)?;
     let dump = Command::new(criu)
-        .args([
-            "dump",
-            "-v0",
-            "-o",
-            "dump.log",
-            "-t",
-            &tree[0].to_string(),
-            "-D",
-        ])
+        .args(["dump", "-v0", "-o", "dump.log", "-t", &tree[0].to_string(), "-D"])
         .arg(&images)
         .status()
         .map_err(|error| error.to_string())?;
@@ -167,15 +148,10 @@ fn start(root: &Path, folder: &Path, args: &[&str], processes: usize) -> Result<
         .map_err(|error| error.to_string())?;
     let mut text = String::new();
     let mut stdout = child.stdout.take().expect("it is piped");
-    stdout
-        .read_to_string(&mut text)
-        .map_err(|error| error.to_string())?;
+    stdout.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let pids = session(child.id() as i32);
     if pids.len() != processes {
-        return Err(format!(
-            "{} processes are ready, not {processes}",
-            pids.len()
-        ));
+        return Err(format!("{} processes are ready, not {processes}", pids.len()));
     }
     Ok(pids)
 }
@@ -215,19 +191,13 @@ fn restore(program: &Path, images: &PathBuf, tree: &[i32]) -> Result<Run, String
     let peak = wait_with_peak(&child)?;
     let time = begin.elapsed();
     if session(tree[0]).len() != tree.len() {
-        return Err(format!(
-            "{} restored only a part of the tree",
-            program.display()
-        ));
+        return Err(format!("{} restored only a part of the tree", program.display()));
     }
     for &pid in tree {
         kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|error| error.to_string())?;
     }
     reap(tree);
-    Ok(Run {
-        time,
-        peak_kib: peak,
-    })
+    Ok(Run { time, peak_kib: peak })
 }
 
 /// Waits for a child and returns its largest resident set in KiB.

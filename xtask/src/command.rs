@@ -11,14 +11,8 @@ pub(crate) fn root() -> PathBuf {
 
 /// Runs a program with its output shown.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
-    let status = command
-        .status()
-        .map_err(|error| format!("{}: {error}", describe(command)))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{}: {status}", describe(command)))
-    }
+    let status = command.status().map_err(|error| format!("{}: {error}", describe(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{}: {status}", describe(command))) }
 }
 
 /// Runs a program and returns its standard output.

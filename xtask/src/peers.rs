@@ -39,20 +39,13 @@ pub(crate) fn fetch() -> Result<PathBuf, String> {
             Err(error) => failures.push(format!("{suite}: {error}")),
         }
     }
-    Err(format!(
-        "no criu from 4.2 on could be fetched ({})",
-        failures.join("; ")
-    ))
+    Err(format!("no criu from 4.2 on could be fetched ({})", failures.join("; ")))
 }
 
 /// The archive that the machine's own package sources name.
 fn archive() -> Result<String, String> {
     let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
-    for entry in fs::read_dir("/etc/apt/sources.list.d")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
         texts.push(fs::read_to_string(entry.path()).unwrap_or_default());
     }
     let words = texts.iter().flat_map(|text| text.lines());
@@ -75,13 +68,7 @@ fn fetch_suite(dir: &Path, archive: &str, suite: &str) -> Result<(), String> {
     let source = format!("deb [signed-by={keyring}] {archive} {suite} main\n");
     fs::write(apt.join("sources.list"), source).map_err(io)?;
     command::output(apt_get(&apt).arg("update"))?;
-    let packages = [
-        "install",
-        "-y",
-        "--download-only",
-        "--no-install-recommends",
-        "criu",
-    ];
+    let packages = ["install", "-y", "--download-only", "--no-install-recommends", "criu"];
     command::output(apt_get(&apt).args(packages))?;
     let root = dir.join("root");
     if root.exists() {
@@ -90,10 +77,7 @@ fn fetch_suite(dir: &Path, archive: &str, suite: &str) -> Result<(), String> {
     fs::create_dir_all(&root).map_err(io)?;
     for entry in fs::read_dir(apt.join("cache/archives")).map_err(io)? {
         let package = entry.map_err(io)?.path();
-        if package
-            .extension()
-            .is_some_and(|extension| extension == "deb")
-        {
+        if package.extension().is_some_and(|extension| extension == "deb") {
             command::output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
         }
     }
@@ -130,12 +114,7 @@ fn apt_get(apt: &Path) -> Command {
 /// Major and minor version that the program says it has.
 fn version(wrapper: &Path) -> Result<(u32, u32), String> {
     let text = command::output(Command::new(wrapper).arg("--version"))?;
-    let word = text
-        .split_whitespace()
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let mut parts = word
-        .unwrap_or_default()
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0));
+    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let mut parts = word.unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
     Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
 }

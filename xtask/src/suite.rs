@@ -18,12 +18,7 @@ struct Totals {
 
 /// Builds everything and runs every test.
 pub(crate) fn test() -> Result<(), String> {
-    command::run(&mut command::cargo(&[
-        "build",
-        "--release",
-        "--workspace",
-        "--locked",
-    ]))?;
+    command::run(&mut command::cargo(&["build", "--release", "--workspace", "--locked"]))?;
     let root = command::root();
     let skips = root.join("target/skips.txt");
     fs::write(&skips, "").map_err(|error| error.to_string())?;
@@ -34,10 +29,7 @@ pub(crate) fn test() -> Result<(), String> {
         Ok(criu) => drop(cargo.env("THAW_CRIU", criu)),
         Err(error) => drop(cargo.env("THAW_NO_CRIU", error)),
     }
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
+    let mut child = cargo.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
     let mut totals = Totals::default();
     for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
         let line = line.map_err(|error| error.to_string())?;
@@ -53,16 +45,8 @@ pub(crate) fn test() -> Result<(), String> {
     }
     // A skipped test returns early, so the harness has counted it as passed.
     let passed = totals.passed.saturating_sub(skipped.len());
-    println!(
-        "\n{passed} passed, {} failed, {} skipped",
-        totals.failed,
-        skipped.len()
-    );
-    if status.success() && totals.failed == 0 {
-        Ok(())
-    } else {
-        Err("tests failed".to_owned())
-    }
+    println!("\n{passed} passed, {} failed, {} skipped", totals.failed, skipped.len());
+    if status.success() && totals.failed == 0 { Ok(()) } else { Err("tests failed".to_owned()) }
 }
 
 impl Totals {
@@ -72,11 +56,8 @@ impl Totals {
             return;
         };
         let count = |what: &str| {
-            let part = rest
-                .split([';', '.'])
-                .find(|part| part.trim_end().ends_with(what));
-            part.and_then(|part| part.split_whitespace().next()?.parse().ok())
-                .unwrap_or(0)
+            let part = rest.split([';', '.']).find(|part| part.trim_end().ends_with(what));
+            part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
         };
         self.passed += count("passed");
         self.failed += count("failed");
@@ -85,22 +66,11 @@ impl Totals {
 
 /// Everything: reports all failures, not only the first.
 pub(crate) fn ci() -> Result<(), String> {
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     let mut doc = command::cargo(&["doc", "--no-deps", "--workspace", "--locked"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     let results = [
-        (
-            "formatting",
-            command::run(&mut command::cargo(&["fmt", "--all", "--check"])),
-        ),
+        ("formatting", command::run(&mut command::cargo(&["fmt", "--all", "--check"]))),
         ("clippy", command::run(&mut command::cargo(&clippy))),
         ("documentation", command::run(&mut doc)),
         ("tidy", tidy::run()),
@@ -110,11 +80,7 @@ pub(crate) fn ci() -> Result<(), String> {
         .into_iter()
         .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?)))
         .collect();
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures.join("\n       "))
-    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n       ")) }
 }
 
 #[cfg(test)]

@@ -19,10 +19,7 @@ const UNSAFE_HEADING: &str = "## Unsafe code";
 pub(crate) fn run() -> Result<(), String> {
     let listing =
         command::output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
-    let paths: Vec<&str> = listing
-        .lines()
-        .filter(|path| Path::new(path).is_file())
-        .collect();
+    let paths: Vec<&str> = listing.lines().filter(|path| Path::new(path).is_file()).collect();
     let architecture = fs::read_to_string("ARCHITECTURE.md").unwrap_or_default();
     let listed = unsafe_files(&architecture);
     let mut findings = Vec::new();
@@ -41,11 +38,8 @@ pub(crate) fn run() -> Result<(), String> {
     }
     check_folders(&paths, &mut findings);
     for path in with_unsafe.symmetric_difference(&listed) {
-        let what = if listed.contains(path) {
-            "listed but has no unsafe code"
-        } else {
-            "not listed"
-        };
+        let what =
+            if listed.contains(path) { "listed but has no unsafe code" } else { "not listed" };
         findings.push(format!("{path}:1: unsafe code: {what} in ARCHITECTURE.md"));
     }
     for finding in &findings {
@@ -59,19 +53,11 @@ pub(crate) fn run() -> Result<(), String> {
 
 /// Files in the list under the heading: bullets that begin with a path in backticks.
 fn unsafe_files(architecture: &str) -> BTreeSet<String> {
-    let section = architecture
-        .split(UNSAFE_HEADING)
-        .nth(1)
-        .unwrap_or_default();
+    let section = architecture.split(UNSAFE_HEADING).nth(1).unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
     section
         .lines()
-        .filter_map(|line| {
-            line.strip_prefix("- `")?
-                .split('`')
-                .next()
-                .map(str::to_owned)
-        })
+        .filter_map(|line| line.strip_prefix("- `")?.split('`').next().map(str::to_owned))
         .collect()
 }
 
@@ -105,29 +91,16 @@ fn is_unsafe(code: &str) -> bool {
 fn check_source(path: &str, text: &str, findings: &mut Vec<String>) {
     let lines: Vec<&str> = text.lines().collect();
     if !text.starts_with("//!") {
-        findings.push(format!(
-            "{path}:1: begin with `//!` and say why the file exists"
-        ));
+        findings.push(format!("{path}:1: begin with `//!` and say why the file exists"));
     }
-    let name = Path::new(path)
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if BANNED_NAMES.contains(&name) {
         findings.push(format!("{path}:1: name the noun that the file is about"));
     }
-    let tests = lines
-        .iter()
-        .position(|line| line.trim() == "#[cfg(test)]")
-        .unwrap_or(lines.len());
-    let code_lines = lines[..tests]
-        .iter()
-        .filter(|line| !code(line).trim().is_empty())
-        .count();
+    let tests = lines.iter().position(|line| line.trim() == "#[cfg(test)]").unwrap_or(lines.len());
+    let code_lines = lines[..tests].iter().filter(|line| !code(line).trim().is_empty()).count();
     if code_lines > CODE_LINES_MAX {
-        findings.push(format!(
-            "{path}:1: {code_lines} lines of code, limit {CODE_LINES_MAX}"
-        ));
+        findings.push(format!("{path}:1: {code_lines} lines of code, limit {CODE_LINES_MAX}"));
     }
     for (index, line) in lines.iter().enumerate() {
         let at = index + 1;
@@ -141,14 +114,8 @@ fn check_source(path: &str, text: &str, findings: &mut Vec<String>) {
         }
         let block = is_unsafe(&code) && !code.contains("unsafe extern");
         let above = &lines[index.saturating_sub(SAFETY_LINES)..index];
-        if block
-            && !above
-                .iter()
-                .any(|line| line.contains("SAFETY") || line.contains("# Safety"))
-        {
-            findings.push(format!(
-                "{path}:{at}: unsafe code without a SAFETY comment above"
-            ));
+        if block && !above.iter().any(|line| line.contains("SAFETY") || line.contains("# Safety")) {
+            findings.push(format!("{path}:{at}: unsafe code without a SAFETY comment above"));
         }
     }
 }
@@ -158,10 +125,7 @@ fn check_words(path: &str, text: &str, findings: &mut Vec<String>) {
     let banned = [["..", "/shared"].concat(), ["/wo", "rk/"].concat()];
     for (index, line) in text.lines().enumerate() {
         if let Some(word) = banned.iter().find(|word| line.contains(word.as_str())) {
-            findings.push(format!(
-                "{path}:{}: {word} means nothing elsewhere",
-                index + 1
-            ));
+            findings.push(format!("{path}:{}: {word} means nothing elsewhere", index + 1));
         }
     }
 }
@@ -172,14 +136,9 @@ fn check_folders(paths: &[&str], findings: &mut Vec<String>) {
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         *folders.entry(folder).or_default() += 1;
     }
-    for (folder, count) in folders
-        .into_iter()
-        .filter(|(_, count)| *count > FILES_IN_FOLDER_MAX)
-    {
+    for (folder, count) in folders.into_iter().filter(|(_, count)| *count > FILES_IN_FOLDER_MAX) {
         let folder = folder.display();
-        findings.push(format!(
-            "{folder}:1: {count} source files, limit {FILES_IN_FOLDER_MAX}"
-        ));
+        findings.push(format!("{folder}:1: {count} source files, limit {FILES_IN_FOLDER_MAX}"));
     }
 }
 
@@ -225,9 +184,6 @@ mod tests {
     #[test]
     fn unsafe_list_is_read_from_its_section_only() {
         let text = "## A\n- `x.rs`\n## Unsafe code\n- `a/b.rs`: why\n\n## C\n- `y.rs`\n";
-        assert_eq!(
-            unsafe_files(text).into_iter().collect::<Vec<_>>(),
-            ["a/b.rs"]
-        );
+        assert_eq!(unsafe_files(text).into_iter().collect::<Vec<_>>(), ["a/b.rs"]);
     }
 }

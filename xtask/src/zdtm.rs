@@ -18,20 +18,14 @@ struct Row {
 /// `zdtm-report TABLE UPSTREAM`.
 pub(crate) fn report(mut parser: lexopt::Parser) -> Result<(), String> {
     let mut path = || -> Result<PathBuf, String> {
-        parser
-            .value()
-            .map(PathBuf::from)
-            .map_err(|error| error.to_string())
+        parser.value().map(PathBuf::from).map_err(|error| error.to_string())
     };
     let (table, upstream) = (path()?, path()?);
     let read = |path: &PathBuf| {
         fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let rows = parse(&read(&table)?);
-    let expected = read(&upstream)?
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .count();
+    let expected = read(&upstream)?.lines().filter(|line| !line.trim().is_empty()).count();
     fs::create_dir_all("docs").map_err(|error| error.to_string())?;
     fs::write("docs/zdtm.md", render(&rows, expected)).map_err(|error| error.to_string())
 }
@@ -46,15 +40,8 @@ fn parse(table: &str) -> Vec<Row> {
         if reason.contains("crfail") {
             return None;
         }
-        let test = test
-            .trim_start_matches("zdtm/")
-            .trim_start_matches("static/")
-            .to_owned();
-        Some(Row {
-            test,
-            passed: result == "PASS",
-            reason: cause(reason),
-        })
+        let test = test.trim_start_matches("zdtm/").trim_start_matches("static/").to_owned();
+        Some(Row { test, passed: result == "PASS", reason: cause(reason) })
     });
     rows.collect()
 }
@@ -73,11 +60,7 @@ fn cause(reason: &str) -> String {
         if !plain.is_empty() {
             plain.push(' ');
         }
-        plain.push_str(if number && !word.is_empty() {
-            "N"
-        } else {
-            word
-        });
+        plain.push_str(if number && !word.is_empty() { "N" } else { word });
     }
     plain
 }

@@ -19,18 +19,11 @@ pub(super) fn load(loader: &mut Loader) -> Result<BTreeMap<FileId, FileEntry>, I
     for (at, entry) in loader.records::<FileEntry>(ImageKind::Files)? {
         let id = FileId(entry.id);
         if inner_id(&entry) != Some(entry.id) {
-            let reason = format!(
-                "file {:#x} lacks the part of its kind, or its id differs",
-                id.0
-            );
+            let reason = format!("file {:#x} lacks the part of its kind, or its id differs", id.0);
             return Err(contradiction(FILES, at, reason));
         }
         if files.insert(id, entry).is_some() {
-            return Err(contradiction(
-                FILES,
-                at,
-                format!("file {:#x} occurs twice", id.0),
-            ));
+            return Err(contradiction(FILES, at, format!("file {:#x} occurs twice", id.0)));
         }
     }
     Ok(files)
@@ -87,11 +80,7 @@ pub(super) fn tables(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result
             match checkpoint.files.get(&FileId(entry.id)) {
                 Some(open) if open.r#type == entry.r#type => table.push(entry),
                 found => {
-                    let what = if found.is_some() {
-                        "of another kind"
-                    } else {
-                        "unknown"
-                    };
+                    let what = if found.is_some() { "of another kind" } else { "unknown" };
                     let reason =
                         format!("file {:#x} of descriptor {} is {what}", entry.id, entry.fd);
                     return Err(contradiction(file, at, reason));
@@ -119,12 +108,7 @@ pub(super) fn check(checkpoint: &Checkpoint) -> Result<(), ImageError> {
                 return Err(contradiction(file, 8, reason));
             }
         }
-        for vma in body
-            .mm
-            .vmas
-            .iter()
-            .filter(|vma| is_file_mapping(vma.status))
-        {
+        for vma in body.mm.vmas.iter().filter(|vma| is_file_mapping(vma.status)) {
             let known =
                 u32::try_from(vma.shmid).is_ok_and(|id| checkpoint.files.contains_key(&FileId(id)));
             if !known {
@@ -158,10 +142,7 @@ fn check_entries(checkpoint: &Checkpoint) -> Result<(), ImageError> {
         if let Some(memfd) = &entry.memfd
             && !checkpoint.memfds.contains_key(&u64::from(memfd.inode_id))
         {
-            let reason = format!(
-                "inode {} of memory file {:#x} is unknown",
-                memfd.inode_id, id.0
-            );
+            let reason = format!("inode {} of memory file {:#x} is unknown", memfd.inode_id, id.0);
             return Err(contradiction(FILES, 8, reason));
         }
     }
@@ -170,11 +151,7 @@ fn check_entries(checkpoint: &Checkpoint) -> Result<(), ImageError> {
         ("fifo-data.img", &checkpoint.fifo_data, &fifos),
     ] {
         if let Some(id) = data.keys().find(|id| !known.contains(id)) {
-            return Err(contradiction(
-                file,
-                8,
-                format!("pipe {id:#x} is no open file"),
-            ));
+            return Err(contradiction(file, 8, format!("pipe {id:#x} is no open file")));
         }
     }
     Ok(())

@@ -28,11 +28,7 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
     for (at, entry) in loader.records::<RemapFilePathEntry>(ImageKind::RemapFpath)? {
         let id = FileId(entry.orig_id);
         if !checkpoint.files.contains_key(&id) {
-            return Err(contradiction(
-                REMAP,
-                at,
-                format!("file {:#x} is unknown", id.0),
-            ));
+            return Err(contradiction(REMAP, at, format!("file {:#x} is unknown", id.0)));
         }
         let remap = match entry.remap_type() {
             RemapType::Linked => {
@@ -50,11 +46,7 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
             RemapType::Procfs => Remap::Procfs(entry.remap_id),
         };
         if checkpoint.remaps.insert(id, remap).is_some() {
-            return Err(contradiction(
-                REMAP,
-                at,
-                format!("file {:#x} occurs twice", id.0),
-            ));
+            return Err(contradiction(REMAP, at, format!("file {:#x} occurs twice", id.0)));
         }
     }
     Ok(())
@@ -67,11 +59,7 @@ fn ghost(loader: &mut Loader, id: u32) -> Result<Ghost, ImageError> {
     let mut extents = Vec::new();
     if entry.chunks.unwrap_or(false) {
         let Some(size) = entry.size else {
-            return Err(contradiction(
-                name,
-                HEAD_BYTES,
-                "a file in chunks has no size",
-            ));
+            return Err(contradiction(name, HEAD_BYTES, "a file in chunks has no size"));
         };
         while at < image.len_bytes {
             let begin = at;
@@ -82,28 +70,15 @@ fn ghost(loader: &mut Loader, id: u32) -> Result<Ghost, ImageError> {
                 return Err(contradiction(name, begin, reason));
             }
             image.need(data, chunk.len)?;
-            let span = DataSpan {
-                offset_bytes: data,
-                len_bytes: chunk.len,
-            };
+            let span = DataSpan { offset_bytes: data, len_bytes: chunk.len };
             extents.push((chunk.off, span));
             at = data + chunk.len;
         }
     } else if entry.mode & S_IFMT == S_IFREG {
         let len_bytes = image.len_bytes - at;
-        extents.push((
-            0,
-            DataSpan {
-                offset_bytes: at,
-                len_bytes,
-            },
-        ));
+        extents.push((0, DataSpan { offset_bytes: at, len_bytes }));
     } else if at != image.len_bytes {
-        return Err(contradiction(
-            name,
-            at,
-            "contents of what is no regular file",
-        ));
+        return Err(contradiction(name, at, "contents of what is no regular file"));
     }
     Ok(Ghost { id, entry, extents })
 }
@@ -119,24 +94,13 @@ impl Sparse {
     fn open(loader: &mut Loader, id: u32, name: &str) -> Result<Self, ImageError> {
         let id = u64::from(id);
         let len_bytes = loader.size_of(ImageKind::GhostFile, id, REMAP)?;
-        let fail = |source| ImageError::Read {
-            file: name.to_owned(),
-            source,
-        };
+        let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let file = File::open(loader.dir.join(name)).map_err(fail)?;
-        let image = Self {
-            name: name.to_owned(),
-            file,
-            len_bytes,
-        };
+        let image = Self { name: name.to_owned(), file, len_bytes };
         for (at, expected) in [(0, 0x5456_4319), (4, ImageKind::GhostFile.magic())] {
             let found = image.word(at)?;
             if found != expected {
-                return Err(ImageError::Magic {
-                    file: name.to_owned(),
-                    found,
-                    expected,
-                });
+                return Err(ImageError::Magic { file: name.to_owned(), found, expected });
             }
         }
         Ok(image)
@@ -146,11 +110,7 @@ impl Sparse {
         let left = self.len_bytes.saturating_sub(offset_bytes);
         if len_bytes > left {
             let needed_bytes = len_bytes - left;
-            return Err(ImageError::Cut {
-                file: self.name.clone(),
-                offset_bytes,
-                needed_bytes,
-            });
+            return Err(ImageError::Cut { file: self.name.clone(), offset_bytes, needed_bytes });
         }
         Ok(())
     }
@@ -163,10 +123,7 @@ impl Sparse {
     }
 
     fn read(&self, at: u64, bytes: &mut [u8]) -> Result<(), ImageError> {
-        let fail = |source| ImageError::Read {
-            file: self.name.clone(),
-            source,
-        };
+        let fail = |source| ImageError::Read { file: self.name.clone(), source };
         self.file.read_exact_at(bytes, at).map_err(fail)
     }
 

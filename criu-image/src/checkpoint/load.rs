@@ -19,10 +19,7 @@ pub(super) struct Loader {
 
 impl Loader {
     pub(super) fn new(dir: &Path) -> Result<Self, ImageError> {
-        let fail = |source| ImageError::Read {
-            file: dir.display().to_string(),
-            source,
-        };
+        let fail = |source| ImageError::Read { file: dir.display().to_string(), source };
         let mut names: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let name = entry.map_err(fail)?.file_name();
@@ -31,10 +28,7 @@ impl Loader {
                 Some(key) => names.entry(key).or_default().push(text),
                 None if text == "parent" => {
                     let feature = "an incremental checkpoint (images in a parent directory)";
-                    return Err(ImageError::Unsupported {
-                        file: text,
-                        feature,
-                    });
+                    return Err(ImageError::Unsupported { file: text, feature });
                 }
                 None if text.ends_with(".img") => {
                     return Err(ImageError::UnknownKind { file: text });
@@ -42,11 +36,7 @@ impl Loader {
                 None => {} // logs, pid files and the like
             }
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            names,
-            used: BTreeSet::new(),
-        })
+        Ok(Self { dir: dir.to_owned(), names, used: BTreeSet::new() })
     }
 
     /// Opens an image that may be absent.
@@ -86,11 +76,7 @@ impl Loader {
 
     /// Ids of the images of a kind.
     pub(super) fn ids(&self, kind: ImageKind) -> Vec<u64> {
-        self.names
-            .keys()
-            .filter(|key| key.0 == kind)
-            .filter_map(|key| key.1)
-            .collect()
+        self.names.keys().filter(|key| key.0 == kind).filter_map(|key| key.1).collect()
     }
 
     /// Size of a raw image that something refers to.
@@ -103,15 +89,10 @@ impl Loader {
         let file = kind.file_name(id);
         self.used.insert((kind, Some(id)));
         if !self.names.contains_key(&(kind, Some(id))) {
-            return Err(ImageError::Missing {
-                file,
-                needed_for: needed_for.to_owned(),
-            });
+            return Err(ImageError::Missing { file, needed_for: needed_for.to_owned() });
         }
         let metadata = std::fs::metadata(self.dir.join(&file));
-        metadata
-            .map(|m| m.len())
-            .map_err(|source| ImageError::Read { file, source })
+        metadata.map(|m| m.len()).map_err(|source| ImageError::Read { file, source })
     }
 
     pub(super) fn checkpoint(mut self) -> Result<Checkpoint, ImageError> {
@@ -151,10 +132,7 @@ impl Loader {
         }
         if inventory.fdinfo_per_id != Some(true) {
             let feature = "a checkpoint without descriptor tables by id (CRIU before 2.0)";
-            return Err(ImageError::Unsupported {
-                file: "inventory.img".to_owned(),
-                feature,
-            });
+            return Err(ImageError::Unsupported { file: "inventory.img".to_owned(), feature });
         }
         Ok(inventory)
     }
@@ -163,11 +141,7 @@ impl Loader {
         for (at, entry) in self.records::<record::MemfdInodeEntry>(ImageKind::MemfdInode)? {
             let id = entry.inode_id;
             if checkpoint.memfds.insert(id, entry).is_some() {
-                return Err(contradiction(
-                    "memfd.img",
-                    at,
-                    format!("inode {id} occurs twice"),
-                ));
+                return Err(contradiction("memfd.img", at, format!("inode {id} occurs twice")));
             }
         }
         Ok(())
@@ -180,15 +154,9 @@ impl Loader {
         };
         while let Some((at, entry)) = image.next::<record::PipeDataEntry>()? {
             let len_bytes = u64::from(entry.bytes);
-            let span = DataSpan {
-                offset_bytes: image.at(),
-                len_bytes,
-            };
+            let span = DataSpan { offset_bytes: image.at(), len_bytes };
             image.skip(len_bytes)?;
-            let value = PipeData {
-                capacity_bytes: entry.size,
-                data: span,
-            };
+            let value = PipeData { capacity_bytes: entry.size, data: span };
             if entry.size.is_some_and(|size| entry.bytes > size) {
                 let reason = format!("pipe {:#x} holds more than its size", entry.pipe_id);
                 return Err(contradiction(image.name(), at, reason));
@@ -210,24 +178,13 @@ impl Loader {
             }
             if let Some(reason) = owned_by(kind) {
                 let file = names[0].clone();
-                return Err(ImageError::NoOwner {
-                    file,
-                    reason: reason.to_owned(),
-                });
+                return Err(ImageError::NoOwner { file, reason: reason.to_owned() });
             }
             for name in names {
-                let fail = |source| ImageError::Read {
-                    file: name.clone(),
-                    source,
-                };
+                let fail = |source| ImageError::Read { file: name.clone(), source };
                 let size_bytes = std::fs::metadata(self.dir.join(name)).map_err(fail)?.len();
                 let records = records_of(&self.dir, kind, name)?;
-                others.push(OtherImage {
-                    file: name.into(),
-                    kind,
-                    records,
-                    size_bytes,
-                });
+                others.push(OtherImage { file: name.into(), kind, records, size_bytes });
             }
         }
         Ok(others)

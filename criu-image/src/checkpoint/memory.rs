@@ -60,17 +60,8 @@ fn shmem_sizes(checkpoint: &Checkpoint) -> BTreeMap<u64, Option<u64>> {
         .values()
         .map(|memfd| (u64::from(memfd.shmid), Some(memfd.size)))
         .collect();
-    for body in checkpoint
-        .processes
-        .iter()
-        .filter_map(|process| process.body.as_ref())
-    {
-        for vma in body
-            .mm
-            .vmas
-            .iter()
-            .filter(|vma| vma.status & vma_status::ANON_SHARED != 0)
-        {
+    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
+        for vma in body.mm.vmas.iter().filter(|vma| vma.status & vma_status::ANON_SHARED != 0) {
             sizes.entry(vma.shmid).or_insert(None);
         }
     }
@@ -114,21 +105,14 @@ fn page_store(
 ) -> Result<PageStore, ImageError> {
     let file = image.name().to_owned();
     let Some((_, head)) = image.next::<PagemapHead>()? else {
-        return Err(ImageError::Count {
-            file,
-            found: 0,
-            expected: "at least one",
-        });
+        return Err(ImageError::Count { file, found: 0, expected: "at least one" });
     };
     let pages_id = head.pages_id;
     if !pages_used.insert(pages_id) {
         let reason = format!("pages-{pages_id}.img belongs to another pagemap too");
         return Err(contradiction(file, 8, reason));
     }
-    let mut store = PageStore {
-        pages_id,
-        runs: Vec::new(),
-    };
+    let mut store = PageStore { pages_id, runs: Vec::new() };
     let mut offset_bytes = 0;
     let mut last_end = 0;
     while let Some((at, entry)) = image.next::<PagemapEntry>()? {
@@ -159,10 +143,7 @@ fn page_run(
     let flags = entry.flags.unwrap_or(PE_PRESENT);
     if entry.in_parent.unwrap_or(false) || flags & PE_PARENT != 0 {
         let feature = "an incremental checkpoint (pages in a parent image)";
-        return Err(ImageError::Unsupported {
-            file: file.to_owned(),
-            feature,
-        });
+        return Err(ImageError::Unsupported { file: file.to_owned(), feature });
     }
     if flags & !(PE_LAZY | PE_PRESENT) != 0 {
         return fail(format!("page flags {flags:#x} are unknown"));
@@ -179,24 +160,13 @@ fn page_run(
     }
     if flags & PE_PRESENT == 0 {
         let feature = "memory that another server holds (lazy pages)";
-        return Err(ImageError::Unsupported {
-            file: file.to_owned(),
-            feature,
-        });
+        return Err(ImageError::Unsupported { file: file.to_owned(), feature });
     }
-    Ok(Some(PageRun {
-        start,
-        len_bytes,
-        offset_bytes,
-    }))
+    Ok(Some(PageRun { start, len_bytes, offset_bytes }))
 }
 
 fn check_pages_mapped(file: &str, pages: &PageStore, mm: &MmEntry) -> Result<(), ImageError> {
-    let mut vmas = mm
-        .vmas
-        .iter()
-        .filter(|vma| vma.status & vma_status::GUARD == 0)
-        .peekable();
+    let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
     for run in &pages.runs {
         let end = run.start + run.len_bytes;
         let mut at = run.start;

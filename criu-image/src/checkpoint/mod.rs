@@ -84,9 +84,5 @@ impl Checkpoint {
 
 /// Shorthand for an error about a record.
 fn contradiction(file: impl Into<String>, at: u64, reason: impl Into<String>) -> ImageError {
-    ImageError::Contradiction {
-        file: file.into(),
-        offset_bytes: at,
-        reason: reason.into(),
-    }
+    ImageError::Contradiction { file: file.into(), offset_bytes: at, reason: reason.into() }
 }

@@ -47,11 +47,7 @@ pub(super) fn load(loader: &mut Loader) -> Result<Vec<Process>, ImageError> {
     }
     if processes.is_empty() {
         let (file, expected) = (PSTREE.to_owned(), "at least one");
-        return Err(ImageError::Count {
-            file,
-            found: 0,
-            expected,
-        });
+        return Err(ImageError::Count { file, found: 0, expected });
     }
     if processes[0].body.is_none() {
         return Err(contradiction(PSTREE, 8, "the root has exited"));
@@ -68,20 +64,12 @@ fn parent_of(
     let (pid, ppid) = (entry.pid, entry.ppid);
     for id in [pid, entry.pgid, entry.sid] {
         if id == 0 || id > PID_MAX {
-            return Err(contradiction(
-                PSTREE,
-                at,
-                format!("id {id} of process {pid} is no id"),
-            ));
+            return Err(contradiction(PSTREE, at, format!("id {id} of process {pid} is no id")));
         }
     }
     match (index, index_of.get(&ppid)) {
         (0, _) if ppid == 0 => Ok(None),
-        (0, _) => Err(contradiction(
-            PSTREE,
-            at,
-            format!("root {pid} has parent {ppid}"),
-        )),
+        (0, _) => Err(contradiction(PSTREE, at, format!("root {pid} has parent {ppid}"))),
         (_, None) if ppid == 0 => Err(contradiction(PSTREE, at, format!("{pid} is a second root"))),
         (_, None) => {
             let reason = format!("parent {ppid} of process {pid} does not come before it");
@@ -103,51 +91,26 @@ fn process(
     let file = image.name().to_owned();
     let core: record::CoreEntry = image.only()?;
     let Some(task) = core.tc.clone() else {
-        return Err(contradiction(
-            file,
-            8,
-            "the part of a process (tc) is missing",
-        ));
+        return Err(contradiction(file, 8, "the part of a process (tc) is missing"));
     };
     check_task(&file, &task)?;
     let body = match task.task_state {
         task_state::DEAD | task_state::ZOMBIE => None,
         task_state::ALIVE | task_state::STOPPED => Some(body(loader, at, entry, core)?),
         other => {
-            return Err(contradiction(
-                file,
-                8,
-                format!("task state {other} is unknown"),
-            ));
+            return Err(contradiction(file, 8, format!("task state {other} is unknown")));
         }
     };
-    let record::PstreeEntry {
-        ppid, pgid, sid, ..
-    } = *entry;
-    Ok(Process {
-        pid,
-        ppid,
-        pgid,
-        sid,
-        parent,
-        task,
-        body,
-    })
+    let record::PstreeEntry { ppid, pgid, sid, .. } = *entry;
+    Ok(Process { pid, ppid, pgid, sid, parent, task, body })
 }
 
 fn check_task(file: &str, task: &record::TaskCoreEntry) -> Result<(), ImageError> {
     let fail = |reason: String| Err(contradiction(file, 8, reason));
     if !task.sigactions.is_empty() && task.sigactions.len() != SIGACTIONS {
-        return fail(format!(
-            "{} signal actions are not {SIGACTIONS}",
-            task.sigactions.len()
-        ));
+        return fail(format!("{} signal actions are not {SIGACTIONS}", task.sigactions.len()));
     }
-    if task
-        .rlimits
-        .as_ref()
-        .is_some_and(|limits| limits.rlimits.len() > 16)
-    {
+    if task.rlimits.as_ref().is_some_and(|limits| limits.rlimits.len() > 16) {
         return fail("more than 16 resource limits".to_owned());
     }
     check_queue(file, task.signals_s.as_ref())
@@ -155,10 +118,7 @@ fn check_task(file: &str, task: &record::TaskCoreEntry) -> Result<(), ImageError
 
 fn check_queue(file: &str, queue: Option<&record::SignalQueueEntry>) -> Result<(), ImageError> {
     for signal in queue.iter().flat_map(|queue| &queue.signals) {
-        let number = signal
-            .siginfo
-            .first_chunk()
-            .map_or(0, |bytes| i32::from_le_bytes(*bytes));
+        let number = signal.siginfo.first_chunk().map_or(0, |bytes| i32::from_le_bytes(*bytes));
         if signal.siginfo.len() != SIGINFO_BYTES || !(1..=64).contains(&number) {
             let len = signal.siginfo.len();
             let reason = format!("pending signal {number} of {len} bytes is no signal");
@@ -177,32 +137,17 @@ fn body(
     let pid = entry.pid;
     let id = Some(u64::from(pid));
     let owner = format!("process {pid}");
-    if leader
-        .tc
-        .as_ref()
-        .is_some_and(|task| task.sigactions.is_empty())
-    {
+    if leader.tc.as_ref().is_some_and(|task| task.sigactions.is_empty()) {
         let feature = "a checkpoint with signal actions in files of their own (CRIU before 3.0)";
-        return Err(ImageError::Unsupported {
-            file: format!("core-{pid}.img"),
-            feature,
-        });
+        return Err(ImageError::Unsupported { file: format!("core-{pid}.img"), feature });
     }
     let mut threads = vec![thread(pid, leader)?];
     if !entry.threads.is_empty() && !entry.threads.contains(&pid) {
-        return Err(contradiction(
-            PSTREE,
-            at,
-            format!("{pid} is not among its own threads"),
-        ));
+        return Err(contradiction(PSTREE, at, format!("{pid} is not among its own threads")));
     }
     for &tid in entry.threads.iter().filter(|&&tid| tid != pid) {
         if tid == 0 || tid > PID_MAX {
-            return Err(contradiction(
-                PSTREE,
-                at,
-                format!("thread id {tid} is no id"),
-            ));
+            return Err(contradiction(PSTREE, at, format!("thread id {tid} is no id")));
         }
         let needed_for = format!("thread {tid} of process {pid}");
         let image = loader.need(ImageKind::Core, Some(u64::from(tid)), &needed_for)?;
@@ -236,19 +181,11 @@ fn thread(tid: u32, core: record::CoreEntry) -> Result<Thread, ImageError> {
         return fail("the part of a thread is missing");
     };
     check_queue(&file, part.signals_p.as_ref())?;
-    if part
-        .creds
-        .as_ref()
-        .is_some_and(|creds| creds.groups.len() > GROUPS_MAX)
-    {
+    if part.creds.as_ref().is_some_and(|creds| creds.groups.len() > GROUPS_MAX) {
         return fail("more than 65536 groups");
     }
     if regs.fpregs.st_space.len() != 32 || regs.fpregs.xmm_space.len() != 64 {
         return fail("floating-point registers have the wrong size");
     }
-    Ok(Thread {
-        tid,
-        regs,
-        core: part,
-    })
+    Ok(Thread { tid, regs, core: part })
 }

@@ -40,14 +40,7 @@ pub(crate) fn live(name: &str, body: impl FnOnce(&Path)) {
     let test = std::env::current_exe().expect("the test binary has a path");
     let status = Command::new("timeout")
         .args(["--kill-after=10", LIMIT_SECONDS])
-        .args([
-            "unshare",
-            "--fork",
-            "--pid",
-            "--mount-proc",
-            "--kill-child",
-            "--",
-        ])
+        .args(["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"])
         .arg(test)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -63,9 +56,7 @@ fn missing() -> Option<String> {
         return Some("needs root".to_owned());
     }
     let mut namespace = Command::new("unshare");
-    namespace
-        .args(["--fork", "--pid", "--mount-proc", "true"])
-        .stderr(Stdio::null());
+    namespace.args(["--fork", "--pid", "--mount-proc", "true"]).stderr(Stdio::null());
     if !namespace.status().is_ok_and(|status| status.success()) {
         return Some("cannot make a pid namespace".to_owned());
     }
@@ -89,14 +80,11 @@ fn criu() -> Option<PathBuf> {
     std::env::var_os("THAW_CRIU").map(PathBuf::from)
 }
 
-/// Path of the program that is built beside the tests.
-fn workload() -> PathBuf {
+/// Path of a program that is built beside the tests.
+fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test binary has a path");
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .expect("target/<profile>/deps/<test>");
-    profile.join("examples/workload")
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    profile.join("examples").join(name)
 }
 
 /// A running tree of workloads.
@@ -118,8 +106,14 @@ impl Tree {
     /// Starts a workload with these arguments and waits until all of it is ready.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
         let status = dir.join("status");
-        let mut child = Command::new(workload())
-            .arg(&status)
+        let args = [&[status.to_str().expect("a plain path")], args].concat();
+        let tree = Self::start_program(dir, "workload", &args);
+        Self { status: status.clone(), ..tree }
+    }
+
+    /// Starts any of the programs that are built beside the tests.
+    pub(crate) fn start_program(dir: &Path, program: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(example(program))
             .args(args)
             .current_dir(dir)
             .stdin(Stdio::null())
@@ -130,16 +124,10 @@ impl Tree {
         let mut text = String::new();
         // The end of the output is the sign: every process has closed it.
         let mut stdout = child.stdout.take().expect("it is piped");
-        stdout
-            .read_to_string(&mut text)
-            .expect("a pipe can be read");
-        let pids = session(child.id() as i32);
-        assert!(!pids.is_empty(), "the workload ended: {text}");
-        Self {
-            pids,
-            status,
-            answered: 0,
-        }
+        stdout.read_to_string(&mut text).expect("a pipe can be read");
+        let pids = family(child.id() as i32);
+        assert!(!pids.is_empty(), "the program ended: {text}");
+        Self { pids, status: PathBuf::new(), answered: 0 }
     }
 
     /// After a restorer was killed: waits until the whole tree answers (`true`) or is gone.
@@ -184,9 +172,7 @@ impl Tree {
     /// Asks every process how it is.
     pub(crate) fn ask(&mut self) -> BTreeMap<i32, Answer> {
         let watch = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
-        watch
-            .add_watch(&self.status, AddWatchFlags::IN_MODIFY)
-            .expect("a watch");
+        watch.add_watch(&self.status, AddWatchFlags::IN_MODIFY).expect("a watch");
         for &pid in &self.pids {
             kill(Pid::from_raw(pid), Signal::SIGUSR1).expect("every process of the tree lives");
         }
@@ -209,17 +195,11 @@ impl Tree {
         let answers = lines[self.answered..].iter().map(|line| {
             let fields: Vec<&str> = line.split(' ').collect();
             let counter = fields[1].parse().expect("a counter");
-            let answer = Answer {
-                counter,
-                intact: fields[2] == "intact",
-            };
+            let answer = Answer { counter, intact: fields[2] == "intact" };
             (fields[0].parse().expect("a pid"), answer)
         });
         let answers: BTreeMap<i32, Answer> = answers.collect();
-        assert_eq!(
-            answers.keys().copied().collect::<Vec<_>>(),
-            sorted(&self.pids)
-        );
+        assert_eq!(answers.keys().copied().collect::<Vec<_>>(), sorted(&self.pids));
         self.answered = expected;
         answers
     }
@@ -229,15 +209,7 @@ impl Tree {
         fs::create_dir_all(images).expect("a folder for the images");
         let criu = criu().expect("checked before the test began");
         let status = Command::new(criu)
-            .args([
-                "dump",
-                "-v4",
-                "-o",
-                "dump.log",
-                "-t",
-                &self.root().to_string(),
-                "-D",
-            ])
+            .args(["dump", "-v4", "-o", "dump.log", "-t", &self.root().to_string(), "-D"])
             .arg(images)
             .stdin(Stdio::null())
             .status()
@@ -263,11 +235,7 @@ impl Tree {
     /// Restores with us, and expects it to succeed.
     pub(crate) fn restore(&self, images: &Path) {
         let status = thaw(images, &[]);
-        assert!(
-            status.success(),
-            "thaw: {status}: {}",
-            errors(&images.join("thaw.log"))
-        );
+        assert!(status.success(), "thaw: {status}: {}", errors(&images.join("thaw.log")));
     }
 
     pub(crate) fn kill(&self) {
@@ -316,10 +284,7 @@ pub(crate) fn thaw(images: &Path, args: &[&str]) -> ExitStatus {
 
 pub(crate) fn thaw_command(images: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thaw"));
-    command
-        .args(["restore", "-d", "-v4", "-o", "thaw.log", "-D"])
-        .arg(images)
-        .args(args);
+    command.args(["restore", "-d", "-v4", "-o", "thaw.log", "-D"]).arg(images).args(args);
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -331,19 +296,26 @@ pub(crate) fn errors(log: &Path) -> String {
     lines.join("\n")
 }
 
-/// All processes of a session, its leader first.
-pub(crate) fn session(leader: i32) -> Vec<i32> {
-    let leader_text = leader.to_string();
-    let mut pids: Vec<i32> = fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit(')').next().unwrap_or_default();
-            fields.split_whitespace().nth(3) == Some(leader_text.as_str())
-        })
-        .collect();
-    pids.sort_by_key(|&pid| (pid != leader, pid));
-    pids
+/// A process and all its descendants, parents before children.
+pub(crate) fn family(root: i32) -> Vec<i32> {
+    let mut parents: Vec<(i32, i32)> = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        if let Some(parent) = fields.split_whitespace().nth(1).and_then(|text| text.parse().ok()) {
+            parents.push((pid, parent));
+        }
+    }
+    parents.sort_unstable();
+    let exists = parents.iter().any(|&(pid, _)| pid == root);
+    let mut family: Vec<i32> = exists.then_some(root).into_iter().collect();
+    let mut next = 0;
+    while let Some(&member) = family.get(next) {
+        family.extend(parents.iter().filter(|&&(_, ppid)| ppid == member).map(|&(pid, _)| pid));
+        next += 1;
+    }
+    family
 }

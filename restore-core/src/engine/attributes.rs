@@ -26,11 +26,7 @@ impl Target {
             let at = (libc::AT_FDCWD as i64).into();
             let path = b"/proc/self/loginuid\0".as_slice();
             let open = [at, path.into(), (libc::O_WRONLY as u64).into()];
-            let write = [
-                0u64.into(),
-                text.as_bytes().into(),
-                (text.len() as u64).into(),
-            ];
+            let write = [0u64.into(), text.as_bytes().into(), (text.len() as u64).into()];
             leader.queue("open loginuid", libc::SYS_openat, open)?;
             leader.queue("set loginuid", libc::SYS_write, write)?;
             leader.queue("close loginuid", libc::SYS_close, [0u64.into()])?;
@@ -51,11 +47,7 @@ impl Target {
         comm.push(0);
         let name = [libc::PR_SET_NAME.into(), comm.as_slice().into()];
         leader.queue("name", libc::SYS_prctl, name)?;
-        leader.queue(
-            "personality",
-            libc::SYS_personality,
-            [task.personality.into()],
-        )?;
+        leader.queue("personality", libc::SYS_personality, [task.personality.into()])?;
         let subreaper = u64::from(task.child_subreaper.unwrap_or(false));
         let args = [libc::PR_SET_CHILD_SUBREAPER.into(), subreaper.into()];
         leader.queue("child subreaper", libc::SYS_prctl, args)?;
@@ -70,10 +62,7 @@ impl Target {
             leader.queue("no huge pages", libc::SYS_prctl, args)?;
         }
         let registrations = task.membarrier_registration_mask.unwrap_or(0);
-        for command in (0..32)
-            .map(|bit| 1u32 << bit)
-            .filter(|bit| registrations & bit != 0)
-        {
+        for command in (0..32).map(|bit| 1u32 << bit).filter(|bit| registrations & bit != 0) {
             let args = [command.into(), 0u64.into(), 0u64.into()];
             leader.queue("memory barrier", libc::SYS_membarrier, args)?;
         }
@@ -90,12 +79,7 @@ impl Target {
         };
         for (resource, limit) in (0..RESOURCES).zip(&limits.rlimits) {
             let value = [limit.cur.to_le_bytes(), limit.max.to_le_bytes()].concat();
-            let args = [
-                0u64.into(),
-                resource.into(),
-                value.as_slice().into(),
-                0u64.into(),
-            ];
+            let args = [0u64.into(), resource.into(), value.as_slice().into(), 0u64.into()];
             leader.queue("resource limit", libc::SYS_prlimit64, args)?;
         }
         Ok(())
@@ -117,18 +101,11 @@ impl Target {
 
 fn set_oom_score(pid: i32, wanted: i32) -> Result<(), StepError> {
     let path = format!("/proc/{pid}/oom_score_adj");
-    let fail = |source| StepError::OomScore {
-        pid,
-        wanted,
-        source,
-    };
+    let fail = |source| StepError::OomScore { pid, wanted, source };
     let now = std::fs::read_to_string(&path).map_err(fail)?;
     if now.trim().parse() == Ok(wanted) {
         return Ok(());
     }
-    let mut file = std::fs::File::options()
-        .write(true)
-        .open(&path)
-        .map_err(fail)?;
+    let mut file = std::fs::File::options().write(true).open(&path).map_err(fail)?;
     file.write_all(wanted.to_string().as_bytes()).map_err(fail)
 }

@@ -70,9 +70,7 @@ pub(super) fn decide(processes: &mut [ProcessPlan], images: &Path) -> Result<(),
 fn lend(memory: &mut MemoryPlan, addresses: &[u64]) {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for &address in addresses {
-        let index = memory
-            .mappings
-            .partition_point(|mapping| mapping.end() <= address);
+        let index = memory.mappings.partition_point(|mapping| mapping.end() <= address);
         if let Some(mapping) = memory.mappings.get(index)
             && memory.lent.mappings.insert(mapping.start)
         {
@@ -87,9 +85,7 @@ fn lend(memory: &mut MemoryPlan, addresses: &[u64]) {
     memory.patches = without(&memory.patches, &ranges);
     memory.dense.retain(|block| {
         let end = block.start + block.len_bytes;
-        !ranges
-            .iter()
-            .any(|&(start, range_end)| block.start < range_end && start < end)
+        !ranges.iter().any(|&(start, range_end)| block.start < range_end && start < end)
     });
 }
 
@@ -99,10 +95,7 @@ fn within(fills: &[Fill], ranges: &[(u64, u64)]) -> Vec<Fill> {
     for fill in fills {
         let end = fill.start + fill.len_bytes;
         let first = ranges.partition_point(|&(_, range_end)| range_end <= fill.start);
-        for &(start, range_end) in ranges[first..]
-            .iter()
-            .take_while(|&&(start, _)| start < end)
-        {
+        for &(start, range_end) in ranges[first..].iter().take_while(|&&(start, _)| start < end) {
             let (from, to) = (start.max(fill.start), range_end.min(end));
             found.push(Fill {
                 start: from,
@@ -131,10 +124,7 @@ impl Shared {
         // A huge page would be a copy of all that is shared.
         memory.dense.retain(|block| {
             let end = block.start + block.len_bytes;
-            !self
-                .kept
-                .iter()
-                .any(|k| block.start < k.start + k.len_bytes && k.start < end)
+            !self.kept.iter().any(|k| block.start < k.start + k.len_bytes && k.start < end)
         });
         memory.kept = self.kept;
         memory.drops = self.drops;
@@ -167,12 +157,7 @@ fn without(fills: &[Fill], same: &[(u64, u64)]) -> Vec<Fill> {
 
 /// All runs of an address space in address order.
 fn runs(memory: &MemoryPlan) -> Vec<Fill> {
-    let mut runs: Vec<Fill> = memory
-        .fills
-        .iter()
-        .chain(&memory.patches)
-        .copied()
-        .collect();
+    let mut runs: Vec<Fill> = memory.fills.iter().chain(&memory.patches).copied().collect();
     runs.sort_unstable_by_key(|run| run.start);
     runs
 }
@@ -220,20 +205,14 @@ struct Pair {
 impl Pair {
     fn open(images: &Path, theirs: ObjectKey, ours: ObjectKey) -> Result<Self, StepError> {
         let open = |key| {
-            let ObjectKey::Pages(id) = key else {
-                unreachable!("pages are kept in pages images")
-            };
+            let ObjectKey::Pages(id) = key else { unreachable!("pages are kept in pages images") };
             let path = images.join(format!("pages-{id}.img"));
             match File::open(&path) {
                 Ok(file) => Ok((file, path)),
                 Err(source) => Err(StepError::PagesFile { path, source }),
             }
         };
-        Ok(Self {
-            theirs: open(theirs)?,
-            ours: open(ours)?,
-            buffers: (Vec::new(), Vec::new()),
-        })
+        Ok(Self { theirs: open(theirs)?, ours: open(ours)?, buffers: (Vec::new(), Vec::new()) })
     }
 
     fn read(&mut self, overlap: &Overlap) -> Result<(), StepError> {
@@ -245,10 +224,7 @@ impl Pair {
             (&self.ours, &mut self.buffers.1, overlap.ours),
         ] {
             file.read_exact_at(buffer, at)
-                .map_err(|source| StepError::PagesFile {
-                    path: path.clone(),
-                    source,
-                })?;
+                .map_err(|source| StepError::PagesFile { path: path.clone(), source })?;
         }
         Ok(())
     }
@@ -256,10 +232,8 @@ impl Pair {
     fn share(&mut self, above: &MemoryPlan, child: &MemoryPlan) -> Result<Shared, StepError> {
         let mut shared = Shared::default();
         let (theirs, ours) = (runs(above), runs(child));
-        let covered: Vec<(u64, u64)> = ours
-            .iter()
-            .map(|run| (run.start, run.start + run.len_bytes))
-            .collect();
+        let covered: Vec<(u64, u64)> =
+            ours.iter().map(|run| (run.start, run.start + run.len_bytes)).collect();
         for mapping in &child.mappings {
             let Some(kept) = inheritable(above, mapping) else {
                 continue;
@@ -340,13 +314,8 @@ impl Pair {
 /// The part of a child's mapping that it can have from its parent: the mapping must begin within
 /// one of the same thing. Where it ends later, it is extended; where earlier, cut.
 fn inheritable(above: &MemoryPlan, mapping: &Mapping) -> Option<Kept> {
-    let index = above
-        .mappings
-        .partition_point(|theirs| theirs.end() <= mapping.start);
-    let theirs = above
-        .mappings
-        .get(index)
-        .filter(|theirs| theirs.start <= mapping.start)?;
+    let index = above.mappings.partition_point(|theirs| theirs.end() <= mapping.start);
+    let theirs = above.mappings.get(index).filter(|theirs| theirs.start <= mapping.start)?;
     let same_place = mapping.source.is_none()
         || mapping.offset_bytes.wrapping_sub(mapping.start)
             == theirs.offset_bytes.wrapping_sub(theirs.start);
@@ -377,11 +346,7 @@ fn drops(
         .map(|run| {
             let from = run.start.max(start);
             let to = (run.start + run.len_bytes).min(end);
-            Fill {
-                start: from,
-                len_bytes: to - from,
-                offset_bytes: 0,
-            }
+            Fill { start: from, len_bytes: to - from, offset_bytes: 0 }
         })
         .collect();
     for fill in without(&clipped, covered) {
@@ -401,11 +366,7 @@ mod tests {
     use super::{Fill, overlaps, without};
 
     fn fill(start: u64, len_bytes: u64, offset_bytes: u64) -> Fill {
-        Fill {
-            start,
-            len_bytes,
-            offset_bytes,
-        }
+        Fill { start, len_bytes, offset_bytes }
     }
 
     #[test]
@@ -422,9 +383,6 @@ mod tests {
         let found = overlaps(&[fill(0, 10, 50)], &[fill(4, 10, 0)], 6, 100);
         assert_eq!(found.len(), 1);
         let one = found[0];
-        assert_eq!(
-            (one.start, one.len_bytes, one.theirs, one.ours),
-            (6, 4, 56, 2)
-        );
+        assert_eq!((one.start, one.len_bytes, one.theirs, one.ours), (6, 4, 56, 2));
     }
 }

@@ -43,29 +43,17 @@ pub(super) fn set(
 }
 
 fn identity(remote: &mut Remote, creds: &CredsEntry) -> Result<(), CallError> {
-    let groups: Vec<u8> = creds
-        .groups
-        .iter()
-        .flat_map(|group| group.to_le_bytes())
-        .collect();
+    let groups: Vec<u8> = creds.groups.iter().flat_map(|group| group.to_le_bytes()).collect();
     let args = [(creds.groups.len() as u64).into(), groups.as_slice().into()];
     remote.queue("groups", libc::SYS_setgroups, args)?;
     let args = [libc::PR_SET_SECUREBITS.into(), KEEP_ALL.into()];
     remote.queue("secure bits", libc::SYS_prctl, args)?;
     let args = [creds.gid.into(), creds.egid.into(), creds.sgid.into()];
     remote.queue("group ids", libc::SYS_setresgid, args)?;
-    remote.queue(
-        "file-system group id",
-        libc::SYS_setfsgid,
-        [creds.fsgid.into()],
-    )?;
+    remote.queue("file-system group id", libc::SYS_setfsgid, [creds.fsgid.into()])?;
     let args = [creds.uid.into(), creds.euid.into(), creds.suid.into()];
     remote.queue("user ids", libc::SYS_setresuid, args)?;
-    remote.queue(
-        "file-system user id",
-        libc::SYS_setfsuid,
-        [creds.fsuid.into()],
-    )
+    remote.queue("file-system user id", libc::SYS_setfsuid, [creds.fsuid.into()])
 }
 
 fn capabilities(

@@ -24,19 +24,8 @@ impl Target {
             return Ok(());
         };
         for plan in &live.fds {
-            let flags = if plan.close_on_exec {
-                libc::O_CLOEXEC
-            } else {
-                0
-            };
-            place(
-                leader,
-                &sources.objects,
-                sources.restorer,
-                plan.object,
-                plan.fd,
-                flags,
-            )?;
+            let flags = if plan.close_on_exec { libc::O_CLOEXEC } else { 0 };
+            place(leader, &sources.objects, sources.restorer, plan.object, plan.fd, flags)?;
         }
         for add in &live.epolls {
             let mut event = [0; 12];
@@ -66,12 +55,7 @@ impl Target {
             return Ok(());
         };
         let layout = mm_map(live, inherited(exe));
-        let auxv: Vec<u8> = live
-            .mm
-            .mm_saved_auxv
-            .iter()
-            .flat_map(|w| w.to_le_bytes())
-            .collect();
+        let auxv: Vec<u8> = live.mm.mm_saved_auxv.iter().flat_map(|w| w.to_le_bytes()).collect();
         let auxv_address = leader.put("auxiliary vector", &auxv, MM_MAP_BYTES + 16)?;
         let layout = layout.with_auxv(auxv_address, auxv.len() as u32);
         let args = [
@@ -83,26 +67,14 @@ impl Target {
         ];
         leader.queue("set the memory layout", libc::SYS_prctl, args)?;
         leader.queue("enter the root", libc::SYS_fchdir, [inherited(root).into()])?;
-        leader.queue(
-            "change the root",
-            libc::SYS_chroot,
-            [b".\0".as_slice().into()],
-        )?;
+        leader.queue("change the root", libc::SYS_chroot, [b".\0".as_slice().into()])?;
         let cwd = [inherited(cwd).into()];
         leader.queue("enter the working directory", libc::SYS_fchdir, cwd)?;
         if let Some(umask) = live.umask {
             leader.queue("set the umask", libc::SYS_umask, [umask.into()])?;
         }
-        let ours = [
-            (sources.fds_end as u64).into(),
-            u64::from(u32::MAX).into(),
-            0u64.into(),
-        ];
-        leader.queue(
-            "close the restorer's descriptors",
-            libc::SYS_close_range,
-            ours,
-        )?;
+        let ours = [(sources.fds_end as u64).into(), u64::from(u32::MAX).into(), 0u64.into()];
+        leader.queue("close the restorer's descriptors", libc::SYS_close_range, ours)?;
         Ok(())
     }
 }
@@ -133,11 +105,7 @@ fn place(
             // pidfd_getfd picks the lowest free number, which may be `fd` itself, and dup3 refuses
             // equal numbers: so first to a number of ours, which is closed with all of ours.
             let get = [restorer.into(), (*source).into(), 0u64.into()];
-            let above = [
-                0u64.into(),
-                (libc::F_DUPFD as u64).into(),
-                (restorer as u64).into(),
-            ];
+            let above = [0u64.into(), (libc::F_DUPFD as u64).into(), (restorer as u64).into()];
             let what = "fetch a descriptor";
             let fetched = leader.call(what, libc::SYS_pidfd_getfd, get)?;
             let mut above = above;

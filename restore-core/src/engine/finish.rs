@@ -37,10 +37,7 @@ impl Target {
         for task in &seized {
             task.interrupt()?;
         }
-        self.stopped = seized
-            .into_iter()
-            .map(Seized::wait)
-            .collect::<Result<_, _>>()?;
+        self.stopped = seized.into_iter().map(Seized::wait).collect::<Result<_, _>>()?;
         self.set_final_state()
     }
 

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
-use crate::plan::{Fill, HUGE_PAGE_BYTES, MemoryPlan};
+use crate::plan::{Fill, HUGE_PAGE_BYTES, Mapping, MemoryPlan};
 
 /// Bytes copied before our own view of them is dropped: with the most workers there are, and page
 /// cache mapped in pieces of up to 2 MiB, this bounds the restorer's memory to some 48 MiB.
@@ -65,7 +65,8 @@ impl Target {
         with_pages(&live.memory, images, |pages| {
             pages.fill(pid, &live.memory.fills)?;
             pages.patch(pid, &live.memory.patches)
-        })
+        })?;
+        self.protect()
     }
 
     /// Drops the memory of an ancestor that this process was born with, but for what it keeps.
@@ -77,12 +78,8 @@ impl Target {
             return Ok(());
         };
         let region = leader.slot().region();
-        let mut keep: Vec<(u64, u64)> = live
-            .memory
-            .kept
-            .iter()
-            .map(|kept| (kept.start, kept.start + kept.len_bytes))
-            .collect();
+        let mut keep: Vec<(u64, u64)> =
+            live.memory.kept.iter().map(|kept| (kept.start, kept.start + kept.len_bytes)).collect();
         keep.push((region.base(), region.base() + region.len_bytes()));
         keep.sort_unstable();
         let mut at = 0;
@@ -94,11 +91,7 @@ impl Target {
             at = end;
         }
         for &(start, end) in &live.memory.drops {
-            let args = [
-                start.into(),
-                (end - start).into(),
-                (libc::MADV_DONTNEED as u64).into(),
-            ];
+            let args = [start.into(), (end - start).into(), (libc::MADV_DONTNEED as u64).into()];
             leader.queue("drop pages of the parent", libc::SYS_madvise, args)?;
         }
         for kept in &live.memory.kept {
@@ -107,28 +100,27 @@ impl Target {
                 leader.queue("protect kept memory", libc::SYS_mprotect, args)?;
             }
             if let Some(len_bytes) = kept.grown_to_bytes {
-                let args = [
-                    kept.start.into(),
-                    kept.len_bytes.into(),
-                    len_bytes.into(),
-                    0u64.into(),
-                ];
+                let args =
+                    [kept.start.into(), kept.len_bytes.into(), len_bytes.into(), 0u64.into()];
                 leader.queue("extend kept memory", libc::SYS_mremap, args)?;
             }
         }
         Ok(())
     }
 
+    /// Takes away the writability that only the fill needed.
+    fn protect(&mut self) -> Result<(), StepError> {
+        let Some((leader, live)) = self.live() else { return Ok(()) };
+        for protect in &live.memory.protects {
+            let args = [protect.start.into(), protect.len_bytes.into(), protect.prot.into()];
+            leader.queue("protect memory", libc::SYS_mprotect, args)?;
+        }
+        Ok(())
+    }
+
     fn map(&mut self, part: Part) -> Result<(), StepError> {
-        let Self {
-            leader,
-            plan,
-            sources,
-            ..
-        } = self;
-        let leader = leader
-            .as_mut()
-            .expect("a target is used only after its birth");
+        let Self { leader, plan, sources, .. } = self;
+        let leader = leader.as_mut().expect("a target is used only after its birth");
         let crate::plan::Kind::Live(live) = &plan.kind else {
             return Ok(());
         };
@@ -138,12 +130,15 @@ impl Target {
             leader.queue("map the vdso", libc::SYS_arch_prctl, args)?;
         }
         let mut kept = memory.kept.iter().map(|kept| kept.start).peekable();
+        let mut wanted: Vec<Mapping> = Vec::new();
         for mapping in &memory.mappings {
             let is_kept = kept.next_if_eq(&mapping.start).is_some();
             let is_lent = memory.lent.mappings.contains(&mapping.start);
-            if is_kept || is_lent != (part == Part::Lent) {
-                continue;
+            if !is_kept && is_lent == (part == Part::Lent) {
+                append(&mut wanted, mapping);
             }
+        }
+        for mapping in wanted {
             let fd = match mapping.source.map(|key| sources.objects.get(&key)) {
                 None => -1,
                 Some(Some(Source::Inherited(fd))) => *fd,
@@ -176,11 +171,7 @@ impl Target {
         }
         touch(pid, &live.memory.dense)?;
         for block in &live.memory.dense {
-            let args = [
-                block.start.into(),
-                block.len_bytes.into(),
-                MADV_COLLAPSE.into(),
-            ];
+            let args = [block.start.into(), block.len_bytes.into(), MADV_COLLAPSE.into()];
             leader.queue_may_fail("collapse huge pages", libc::SYS_madvise, args)?;
         }
         leader.flush()?;
@@ -194,22 +185,30 @@ impl Target {
         };
         let MemoryPlan { advices, locks, .. } = &live.memory;
         for advice in advices {
-            let args = [
-                advice.start.into(),
-                advice.len_bytes.into(),
-                advice.advice.into(),
-            ];
+            let args = [advice.start.into(), advice.len_bytes.into(), advice.advice.into()];
             leader.queue("advise on memory", libc::SYS_madvise, args)?;
         }
         for &(start, len_bytes) in locks {
-            leader.queue(
-                "lock memory",
-                libc::SYS_mlock,
-                [start.into(), len_bytes.into()],
-            )?;
+            leader.queue("lock memory", libc::SYS_mlock, [start.into(), len_bytes.into()])?;
         }
         Ok(())
     }
+}
+
+/// Adds a mapping, joined to the last one where the kernel would join them anyway: they are told
+/// apart by `mprotect` later.
+fn append(mappings: &mut Vec<Mapping>, next: &Mapping) {
+    const APART: u32 = (libc::MAP_GROWSDOWN | libc::MAP_HUGETLB) as u32;
+    if let Some(last) = mappings.last_mut()
+        && last.end() == next.start
+        && (last.prot, last.flags, last.source) == (next.prot, next.flags, next.source)
+        && last.flags & APART == 0
+        && (next.source.is_none() || last.offset_bytes + last.len_bytes == next.offset_bytes)
+    {
+        last.len_bytes += next.len_bytes;
+        return;
+    }
+    mappings.push(*next);
 }
 
 /// Writes zeros to the first page of each huge page, so that there is something to collapse.
@@ -218,11 +217,7 @@ fn touch(pid: i32, dense: &[Fill]) -> Result<(), StepError> {
     let mut batch = Batch::default();
     for block in dense {
         for at in (0..block.len_bytes).step_by(HUGE_PAGE_BYTES as usize) {
-            let page = Fill {
-                start: block.start + at,
-                len_bytes: PAGE_BYTES,
-                offset_bytes: 0,
-            };
+            let page = Fill { start: block.start + at, len_bytes: PAGE_BYTES, offset_bytes: 0 };
             if !batch.takes(&page) {
                 batch.copy(pid)?;
                 batch = Batch::default();
@@ -266,11 +261,7 @@ impl PagesFile {
     fn local(&self, pid: i32, fill: &Fill) -> Result<*const u8, StepError> {
         let end = fill.offset_bytes.checked_add(fill.len_bytes);
         if end.is_none_or(|end| end > self.map.len() as u64) {
-            return Err(StepError::Fill {
-                pid,
-                address: fill.start,
-                errno: Errno::EFAULT,
-            });
+            return Err(StepError::Fill { pid, address: fill.start, errno: Errno::EFAULT });
         }
         Ok(self.map.as_ptr().wrapping_add(fill.offset_bytes as usize))
     }
@@ -305,8 +296,7 @@ impl PagesFile {
         // It is advice: a refusal costs memory only.
         let _ = unsafe {
             let (from, len) = (from as usize, to.saturating_sub(from) as usize);
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, from, len)
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, len)
         };
         *batch = Batch::default();
     }
@@ -317,14 +307,11 @@ impl PagesFile {
             return Ok(());
         };
         let path = format!("/proc/{pid}/mem");
-        let memory = File::options()
-            .write(true)
-            .open(path)
-            .map_err(|error| StepError::Fill {
-                pid,
-                address: first.start,
-                errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-            })?;
+        let memory = File::options().write(true).open(path).map_err(|error| StepError::Fill {
+            pid,
+            address: first.start,
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+        })?;
         let mut batch = Batch::default(); // for its window only
         for patch in patches {
             let local = self.local(pid, patch)?;
@@ -345,18 +332,10 @@ impl PagesFile {
                 match ret {
                     1.. => done += ret as u64,
                     0 => {
-                        return Err(StepError::Fill {
-                            pid,
-                            address,
-                            errno: Errno::EFAULT,
-                        });
+                        return Err(StepError::Fill { pid, address, errno: Errno::EFAULT });
                     }
                     _ => {
-                        return Err(StepError::Fill {
-                            pid,
-                            address,
-                            errno: Errno::last(),
-                        });
+                        return Err(StepError::Fill { pid, address, errno: Errno::last() });
                     }
                 }
             }
@@ -376,12 +355,7 @@ struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self {
-            local: Vec::new(),
-            remote: Vec::new(),
-            len_bytes: 0,
-            window: (u64::MAX, 0),
-        }
+        Self { local: Vec::new(), remote: Vec::new(), len_bytes: 0, window: (u64::MAX, 0) }
     }
 }
 
@@ -417,16 +391,8 @@ impl Batch {
         if ret as u64 == self.len_bytes {
             return Ok(());
         }
-        let errno = if ret < 0 {
-            Errno::last()
-        } else {
-            Errno::EFAULT
-        };
-        Err(StepError::Fill {
-            pid,
-            address: first.iov_base as u64,
-            errno,
-        })
+        let errno = if ret < 0 { Errno::last() } else { Errno::EFAULT };
+        Err(StepError::Fill { pid, address: first.iov_base as u64, errno })
     }
 }
 
@@ -438,8 +404,5 @@ fn push(ranges: &mut Vec<libc::iovec>, at: usize, len: usize) {
         last.iov_len += len;
         return;
     }
-    ranges.push(libc::iovec {
-        iov_base: at as *mut _,
-        iov_len: len,
-    });
+    ranges.push(libc::iovec { iov_base: at as *mut _, iov_len: len });
 }

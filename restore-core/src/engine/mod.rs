@@ -239,19 +239,13 @@ pub fn restore(
     let guard = match ThreadGuard::enter() {
         Ok(guard) => guard,
         Err(error) => {
-            return Err(Box::new(Failure {
-                error,
-                left: Vec::new(),
-            }));
+            return Err(Box::new(Failure { error, left: Vec::new() }));
         }
     };
     let result = carry_out(plan, &mut brood, observe);
     let result = result.map_err(|error| {
         brood.kill();
-        Box::new(Failure {
-            error,
-            left: brood.reap(REAP_WAIT_MAX),
-        })
+        Box::new(Failure { error, left: brood.reap(REAP_WAIT_MAX) })
     });
     drop(guard);
     result
@@ -267,15 +261,7 @@ fn carry_out(
     let workers = worker_count(&plan);
     let mut pool = Pool::start(workers, &plan.ids, &host)?;
     check_ids(&plan)?;
-    let RestorePlan {
-        mut processes,
-        files,
-        region_base,
-        slots,
-        fds_end,
-        options,
-        ..
-    } = plan;
+    let RestorePlan { mut processes, files, region_base, slots, fds_end, options, .. } = plan;
     raise_descriptor_limit()?;
     let first = processes[0].pid;
     cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
@@ -285,15 +271,9 @@ fn carry_out(
     })?;
     let mut files = files.open(&host.images)?;
     let service = Service::lift(&files, fds_end)?;
-    observe(Event::Prepared {
-        workers,
-        objects: service.objects.len(),
-    });
-    let (_region, slots) =
-        Region::map(region_base, &slots).map_err(|source| RestoreError::Setup {
-            what: "map the shared region",
-            source,
-        })?;
+    observe(Event::Prepared { workers, objects: service.objects.len() });
+    let (_region, slots) = Region::map(region_base, &slots)
+        .map_err(|source| RestoreError::Setup { what: "map the shared region", source })?;
     let count = processes.len();
     let root = processes[0].pid;
     let mut slots = slots;
@@ -307,11 +287,7 @@ fn carry_out(
             Errno::EPERM => "choosing a pid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
             _ => "see clone3(2)",
         };
-        RestoreError::Root {
-            pid: root,
-            errno,
-            help,
-        }
+        RestoreError::Root { pid: root, errno, help }
     })?;
     let root_pidfd = Arc::clone(leader.process());
     pool.create(leader, count, brood, observe)?;
@@ -332,21 +308,14 @@ fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(u32::MAX);
-    let status =
-        std::fs::read_to_string("/proc/self/status").map_err(|source| RestoreError::Setup {
-            what: "read /proc/self/status",
-            source,
-        })?;
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|source| RestoreError::Setup { what: "read /proc/self/status", source })?;
     let bounding = status
         .lines()
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .unwrap_or(0);
-    Ok(Surroundings {
-        images: plan.images.clone(),
-        loginuid,
-        bounding,
-    })
+    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding })
 }
 
 /// Starts the guard. Its pid may be one that a thread of the tree is still to take: ids are given
@@ -359,9 +328,7 @@ fn start_guard(mut slot: Slot, ids: &BTreeSet<i32>, brood: &Brood) -> Result<Gua
         }
         slot = guard.retire();
     }
-    Err(RestoreError::IdTaken {
-        id: *ids.first().expect("a tree has a root"),
-    })
+    Err(RestoreError::IdTaken { id: *ids.first().expect("a tree has a root") })
 }
 
 /// Most workers unless the caller says more: each holds some MiB while it fills memory.
@@ -420,56 +387,29 @@ impl Service {
             objects.insert(key, Source::Inherited(up.as_raw_fd()));
             lifted.push(up);
         }
-        objects.extend(
-            files
-                .late()
-                .map(|(key, number)| (key, Source::Late(number))),
-        );
+        objects.extend(files.late().map(|(key, number)| (key, Source::Late(number))));
         let own =
             crate::remote::spawn::open_pidfd(nix::unistd::getpid().as_raw()).map_err(|errno| {
-                RestoreError::Setup {
-                    what: "open a pidfd of the restorer",
-                    source: errno.into(),
-                }
+                RestoreError::Setup { what: "open a pidfd of the restorer", source: errno.into() }
             })?;
         let restorer = lift(&own, fds_end)?;
-        Ok(Self {
-            objects,
-            fds_end,
-            restorer,
-            _lifted: lifted,
-        })
+        Ok(Self { objects, fds_end, restorer, _lifted: lifted })
     }
 
     fn sources(&self, plan: &ProcessPlan) -> Sources {
         let objects = plan
             .objects()
             .into_iter()
-            .map(|key| {
-                (
-                    key,
-                    *self
-                        .objects
-                        .get(&key)
-                        .expect("everything needed was opened"),
-                )
-            })
+            .map(|key| (key, *self.objects.get(&key).expect("everything needed was opened")))
             .collect();
-        Sources {
-            objects,
-            fds_end: self.fds_end,
-            restorer: self.restorer.as_raw_fd(),
-        }
+        Sources { objects, fds_end: self.fds_end, restorer: self.restorer.as_raw_fd() }
     }
 }
 
 fn lift(fd: &OwnedFd, from: i32) -> Result<OwnedFd, RestoreError> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(from)).map_err(|errno| {
         let what = "open as many files as the tree has (see RLIMIT_NOFILE)";
-        RestoreError::Setup {
-            what,
-            source: errno.into(),
-        }
+        RestoreError::Setup { what, source: errno.into() }
     })?;
     // SAFETY: fcntl has just returned this new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
@@ -495,42 +435,18 @@ fn assign(
     }
     let kinds: Vec<(i32, bool, bool)> = processes
         .iter()
-        .map(|p| {
-            (
-                p.pid,
-                matches!(p.kind, Kind::Zombie(_)),
-                p.member.role == Role::Helper,
-            )
-        })
+        .map(|p| (p.pid, matches!(p.kind, Kind::Zombie(_)), p.member.role == Role::Helper))
         .collect();
     let mut targets = Vec::new();
     for (index, (plan, thread_slots)) in processes.into_iter().zip(threads).enumerate() {
         let mut child = |index: usize, before_setsid: bool| {
             let (pid, is_zombie, is_helper) = kinds[index];
             let slot = leaders[index].take();
-            Child {
-                index,
-                pid,
-                slot,
-                before_setsid,
-                is_zombie,
-                is_helper,
-                process: None,
-            }
+            Child { index, pid, slot, before_setsid, is_zombie, is_helper, process: None }
         };
         let mut children = Vec::new();
-        children.extend(
-            plan.member
-                .children_before
-                .iter()
-                .map(|&index| child(index, true)),
-        );
-        children.extend(
-            plan.member
-                .children_after
-                .iter()
-                .map(|&index| child(index, false)),
-        );
+        children.extend(plan.member.children_before.iter().map(|&index| child(index, true)));
+        children.extend(plan.member.children_after.iter().map(|&index| child(index, false)));
         targets.push(Target {
             index,
             sources: service.sources(&plan),
@@ -556,22 +472,14 @@ struct ThreadGuard {
 impl ThreadGuard {
     fn enter() -> Result<Self, RestoreError> {
         use nix::sys::signal::{SigSet, SigmaskHow};
-        let setup = |what| {
-            move |errno: Errno| RestoreError::Setup {
-                what,
-                source: errno.into(),
-            }
-        };
+        let setup = |what| move |errno: Errno| RestoreError::Setup { what, source: errno.into() };
         let mask = SigSet::all()
             .thread_swap_mask(SigmaskHow::SIG_SETMASK)
             .map_err(setup("block signals"))?;
         let was_subreaper =
             nix::sys::prctl::get_child_subreaper().map_err(setup("read the subreaper flag"))?;
         nix::sys::prctl::set_child_subreaper(true).map_err(setup("become a subreaper"))?;
-        Ok(Self {
-            mask,
-            was_subreaper,
-        })
+        Ok(Self { mask, was_subreaper })
     }
 }
 

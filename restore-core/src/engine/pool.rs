@@ -45,12 +45,7 @@ impl Pool {
         host: &Surroundings,
     ) -> Result<Self, RestoreError> {
         let (report_to, reports) = unbounded();
-        let mut pool = Self {
-            hands: Vec::new(),
-            reports,
-            report_to,
-            owners: Vec::new(),
-        };
+        let mut pool = Self { hands: Vec::new(), reports, report_to, owners: Vec::new() };
         // Kept alive until all are found, or the kernel could hand out the same id again.
         let mut rejected = Vec::new();
         while pool.hands.len() < count {
@@ -83,10 +78,7 @@ impl Pool {
                 let _ = reports.send(Report::Started { tid });
                 worker::run(&receive, &reports, &host);
             })
-            .map_err(|source| RestoreError::Setup {
-                what: "start a worker",
-                source,
-            })?;
+            .map_err(|source| RestoreError::Setup { what: "start a worker", source })?;
         Ok(Hand { orders, thread })
     }
 
@@ -116,19 +108,9 @@ impl Pool {
         while created < count {
             match self.reports.recv() {
                 Ok(Report::Born { index, leader }) => self.deliver(index, leader, brood),
-                Ok(Report::Step {
-                    pid,
-                    stage,
-                    begin,
-                    end,
-                }) => {
+                Ok(Report::Step { pid, stage, begin, end }) => {
                     created += 1;
-                    observe(Event::Step {
-                        pid,
-                        stage,
-                        begin,
-                        end,
-                    });
+                    observe(Event::Step { pid, stage, begin, end });
                 }
                 Ok(Report::Failed(error)) => {
                     self.take_stragglers(brood);
@@ -144,9 +126,7 @@ impl Pool {
 
     fn deliver(&self, index: usize, leader: Remote, brood: &mut Brood) {
         brood.add(leader.tid(), std::sync::Arc::clone(leader.process()));
-        let _ = self.hands[self.owners[index]]
-            .orders
-            .send(Order::Born(index, leader));
+        let _ = self.hands[self.owners[index]].orders.send(Order::Born(index, leader));
     }
 
     /// After a failure: kills what is known, so that nothing more is born, then takes in what was
@@ -177,18 +157,8 @@ impl Pool {
         while finished < self.hands.len() {
             match self.reports.recv() {
                 Ok(Report::Finished { stage: of }) if of == stage => finished += 1,
-                Ok(Report::Step {
-                    pid,
-                    stage,
-                    begin,
-                    end,
-                }) => {
-                    observe(Event::Step {
-                        pid,
-                        stage,
-                        begin,
-                        end,
-                    });
+                Ok(Report::Step { pid, stage, begin, end }) => {
+                    observe(Event::Step { pid, stage, begin, end });
                 }
                 Ok(Report::Failed(error)) => return Err(*error),
                 Ok(Report::Started { .. } | Report::Finished { .. } | Report::Born { .. }) => {}

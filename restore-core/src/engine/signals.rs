@@ -28,12 +28,7 @@ impl Target {
             for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
                 chunk.copy_from_slice(&word.to_le_bytes());
             }
-            let args = [
-                signal.into(),
-                bytes.as_slice().into(),
-                0u64.into(),
-                SIGSET_BYTES.into(),
-            ];
+            let args = [signal.into(), bytes.as_slice().into(), 0u64.into(), SIGSET_BYTES.into()];
             leader.queue("signal action", libc::SYS_rt_sigaction, args)?;
         }
         if let Some(queue) = &live.task.signals_s {

@@ -79,17 +79,12 @@ pub(super) struct Target {
 impl Target {
     /// The leader of a process that exists.
     pub(super) fn leader(&mut self) -> &mut Remote {
-        self.leader
-            .as_mut()
-            .expect("a target is used only after its birth")
+        self.leader.as_mut().expect("a target is used only after its birth")
     }
 
     /// The leader and the live plan, if this is a live process.
     pub(super) fn live(&mut self) -> Option<(&mut Remote, &LivePlan)> {
-        let leader = self
-            .leader
-            .as_mut()
-            .expect("a target is used only after its birth");
+        let leader = self.leader.as_mut().expect("a target is used only after its birth");
         match &self.plan.kind {
             Kind::Live(live) => Some((leader, live)),
             Kind::Zombie(_) | Kind::Helper => None,
@@ -98,11 +93,7 @@ impl Target {
 
     /// The descriptor number of an object within this target.
     pub(super) fn source(&self, key: ObjectKey) -> Source {
-        *self
-            .sources
-            .objects
-            .get(&key)
-            .expect("the plan lists every object of its process")
+        *self.sources.objects.get(&key).expect("the plan lists every object of its process")
     }
 
     /// Just born: empties the address space if this is the root, makes the children in the order
@@ -119,11 +110,7 @@ impl Target {
         let leader = self.leader();
         if adopts {
             let (option, on) = (libc::PR_SET_CHILD_SUBREAPER, 1u64);
-            leader.queue(
-                "adopt helpers' children",
-                libc::SYS_prctl,
-                [option.into(), on.into()],
-            )?;
+            leader.queue("adopt helpers' children", libc::SYS_prctl, [option.into(), on.into()])?;
         }
         let mut born = self.clone_children(true)?;
         let leader = self.leader();
@@ -162,15 +149,8 @@ impl Target {
 
     fn clone_children(&mut self, before_setsid: bool) -> Result<Vec<(usize, Remote)>, StepError> {
         let parent = self.plan.pid;
-        let leader = self
-            .leader
-            .as_mut()
-            .expect("a target is used only after its birth");
-        for child in self
-            .children
-            .iter()
-            .filter(|child| child.before_setsid == before_setsid)
-        {
+        let leader = self.leader.as_mut().expect("a target is used only after its birth");
+        for child in self.children.iter().filter(|child| child.before_setsid == before_setsid) {
             let slot = child.slot.as_ref().expect("each child is born once");
             prepare_slot(slot, Some(parent));
             let wanted = child.pid.to_le_bytes();
@@ -188,16 +168,10 @@ impl Target {
         }
         leader.flush()?;
         let mut born = Vec::new();
-        for child in self
-            .children
-            .iter_mut()
-            .filter(|c| c.before_setsid == before_setsid)
-        {
+        for child in self.children.iter_mut().filter(|c| c.before_setsid == before_setsid) {
             let slot = child.slot.take().expect("each child is born once");
-            let pidfd = open_pidfd(child.pid).map_err(|errno| StepError::Pidfd {
-                pid: child.pid,
-                errno,
-            })?;
+            let pidfd = open_pidfd(child.pid)
+                .map_err(|errno| StepError::Pidfd { pid: child.pid, errno })?;
             let pidfd = Arc::new(pidfd);
             child.process = Some(Arc::clone(&pidfd));
             born.push((child.index, Remote::new(child.pid, pidfd, slot)));
@@ -265,10 +239,7 @@ impl Target {
 
     /// Collects the helpers among the children, and waits until the zombies are dead.
     pub(super) fn reap_helpers(&mut self) -> Result<(), StepError> {
-        let leader = self
-            .leader
-            .as_mut()
-            .expect("a target is used only after its birth");
+        let leader = self.leader.as_mut().expect("a target is used only after its birth");
         let mut any = false;
         for child in &self.children {
             let process = child.process.as_ref().expect("all children are born");
@@ -286,12 +257,7 @@ impl Target {
         if any {
             let set = (1u64 << (libc::SIGCHLD - 1)).to_le_bytes();
             let now = [0u8; 16];
-            let args = [
-                set.as_slice().into(),
-                0u64.into(),
-                now.as_slice().into(),
-                8u64.into(),
-            ];
+            let args = [set.as_slice().into(), 0u64.into(), now.as_slice().into(), 8u64.into()];
             leader.queue_may_fail("take SIGCHLD", libc::SYS_rt_sigtimedwait, args)?;
         }
         Ok(())
@@ -303,9 +269,6 @@ fn wait_end(pid: i32, process: &OwnedFd) -> Result<(), StepError> {
     let limit = PollTimeout::try_from(END_WAIT_MAX).unwrap_or(PollTimeout::MAX);
     match nix::poll::poll(&mut fds, limit) {
         Ok(1) => Ok(()),
-        _ => Err(StepError::NotEnded {
-            pid,
-            seconds: END_WAIT_MAX.as_secs(),
-        }),
+        _ => Err(StepError::NotEnded { pid, seconds: END_WAIT_MAX.as_secs() }),
     }
 }

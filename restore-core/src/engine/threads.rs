@@ -83,11 +83,7 @@ pub(super) fn attributes(remote: &mut Remote, thread: &Thread) -> Result<(), Cal
         remote.queue("name", libc::SYS_prctl, args)?;
     }
     let address = thread.regs.clear_tid_addr;
-    remote.queue(
-        "thread id address",
-        libc::SYS_set_tid_address,
-        [address.into()],
-    )?;
+    remote.queue("thread id address", libc::SYS_set_tid_address, [address.into()])?;
     if core.futex_rla != 0 {
         let args = [core.futex_rla.into(), core.futex_rla_len.into()];
         remote.queue("robust futex list", libc::SYS_set_robust_list, args)?;

@@ -28,10 +28,7 @@ impl Target {
         for timer in &timers.posix {
             arm(leader, timer)?;
         }
-        for (which, timer) in [&timers.real, &timers.virt, &timers.prof]
-            .into_iter()
-            .enumerate()
-        {
+        for (which, timer) in [&timers.real, &timers.virt, &timers.prof].into_iter().enumerate() {
             interval_timer(leader, which as u64, timer)?;
         }
         Ok(())
@@ -71,10 +68,7 @@ fn create_by_counting(
         }
         leader.queue("delete a timer", libc::SYS_timer_delete, [id.into()])?;
     }
-    Err(StepError::TimerId {
-        pid,
-        id: timer.it_id,
-    })
+    Err(StepError::TimerId { pid, id: timer.it_id })
 }
 
 fn create(leader: &mut Remote, timer: &PosixTimerEntry, wanted: u32) -> Result<u32, CallError> {
@@ -88,9 +82,7 @@ fn create(leader: &mut Remote, timer: &PosixTimerEntry, wanted: u32) -> Result<u
     let args = [timer.clock_id.into(), event.as_slice().into(), id.into()];
     leader.call(what, libc::SYS_timer_create, args)?;
     let made = leader.read_back(id, size_of::<u32>());
-    Ok(u32::from_le_bytes(
-        made.try_into().expect("four bytes were asked for"),
-    ))
+    Ok(u32::from_le_bytes(made.try_into().expect("four bytes were asked for")))
 }
 
 fn arm(leader: &mut Remote, timer: &PosixTimerEntry) -> Result<(), CallError> {
@@ -99,12 +91,7 @@ fn arm(leader: &mut Remote, timer: &PosixTimerEntry) -> Result<(), CallError> {
     for (chunk, word) in value.chunks_exact_mut(8).zip(words) {
         chunk.copy_from_slice(&word.to_le_bytes());
     }
-    let args = [
-        timer.it_id.into(),
-        0u64.into(),
-        value.as_slice().into(),
-        0u64.into(),
-    ];
+    let args = [timer.it_id.into(), 0u64.into(), value.as_slice().into(), 0u64.into()];
     leader.queue("arm a timer", libc::SYS_timer_settime, args)
 }
 

@@ -68,12 +68,7 @@ pub(super) enum Report {
     /// A process exists and waits for its worker.
     Born { index: usize, leader: Remote },
     /// A process has finished a stage; times on one clock.
-    Step {
-        pid: i32,
-        stage: Stage,
-        begin: Instant,
-        end: Instant,
-    },
+    Step { pid: i32, stage: Stage, begin: Instant, end: Instant },
     /// A worker has finished a stage for all its processes.
     Finished { stage: Stage },
     /// A step failed; the worker does nothing more.
@@ -118,18 +113,10 @@ fn born(
     target.leader = Some(leader);
     let begin = Instant::now();
     let pid = target.plan.pid;
-    for (index, leader) in target
-        .create(&host.images)
-        .map_err(at(pid, Stage::Create))?
-    {
+    for (index, leader) in target.create(&host.images).map_err(at(pid, Stage::Create))? {
         let _ = reports.send(Report::Born { index, leader });
     }
-    let _ = reports.send(Report::Step {
-        pid,
-        stage: Stage::Create,
-        begin,
-        end: Instant::now(),
-    });
+    let _ = reports.send(Report::Step { pid, stage: Stage::Create, begin, end: Instant::now() });
     Ok(())
 }
 
@@ -155,12 +142,7 @@ fn begin(
             Stage::Release => target.release(),
         }
         .map_err(at(pid, stage))?;
-        let _ = reports.send(Report::Step {
-            pid,
-            stage,
-            begin,
-            end: Instant::now(),
-        });
+        let _ = reports.send(Report::Step { pid, stage, begin, end: Instant::now() });
     }
     let _ = reports.send(Report::Finished { stage });
     Ok(())

@@ -108,11 +108,7 @@ fn place(area: &mut [u8], component: u32, bytes: &[u8]) -> Result<(), XstateErro
     let saved_bytes = bytes.len();
     // The images round PKRU's 4 bytes of content up to the component's 8.
     if size == 0 || saved_bytes > size || offset + size > area.len() {
-        return Err(XstateError::Component {
-            component,
-            saved_bytes,
-            here_bytes: size,
-        });
+        return Err(XstateError::Component { component, saved_bytes, here_bytes: size });
     }
     area[offset..offset + saved_bytes].copy_from_slice(bytes);
     Ok(())

@@ -20,20 +20,12 @@ pub(super) struct Eventfd {
 impl Eventfd {
     pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
         let file = entry.efd.as_ref()?;
-        Some(Self {
-            id: file.id,
-            flags: file.flags,
-            counter: file.counter,
-        })
+        Some(Self { id: file.id, flags: file.flags, counter: file.counter })
     }
 
     pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
         let what = format!("event counter {:#x}", self.id);
-        let fail = |errno: Errno| FilesError::Object {
-            call: "eventfd",
-            what: what.clone(),
-            errno,
-        };
+        let fail = |errno: Errno| FilesError::Object { call: "eventfd", what: what.clone(), errno };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_value_and_flags(0, flags).map_err(fail)?;
         if self.counter != 0 {
@@ -56,20 +48,13 @@ pub(super) struct Signalfd {
 impl Signalfd {
     pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
         let file = entry.sgfd.as_ref()?;
-        Some(Self {
-            id: file.id,
-            flags: file.flags,
-            mask: file.sigmask,
-        })
+        Some(Self { id: file.id, flags: file.flags, mask: file.sigmask })
     }
 
     pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
         let what = format!("signal file {:#x}", self.id);
-        let fail = |errno: Errno| FilesError::Object {
-            call: "signalfd",
-            what: what.clone(),
-            errno,
-        };
+        let fail =
+            |errno: Errno| FilesError::Object { call: "signalfd", what: what.clone(), errno };
         let fd = super::raw::signalfd(self.mask).map_err(fail)?;
         set_status_flags(&fd, self.flags, &what)?;
         Ok(fd)
@@ -86,10 +71,7 @@ pub(super) struct Epoll {
 impl Epoll {
     pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
         let file = entry.epfd.as_ref()?;
-        Some(Self {
-            id: file.id,
-            flags: file.flags,
-        })
+        Some(Self { id: file.id, flags: file.flags })
     }
 
     pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {

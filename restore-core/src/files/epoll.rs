@@ -19,14 +19,9 @@ pub(crate) struct EpollAdd {
 
 /// The descriptor by which a process has this epoll instance, if it also has `target` open.
 fn reaches(checkpoint: &Checkpoint, process: &Process, id: u32, target: u32) -> Option<u32> {
-    let table = checkpoint
-        .fd_tables
-        .get(&process.body.as_ref()?.ids.files_id)?;
+    let table = checkpoint.fd_tables.get(&process.body.as_ref()?.ids.files_id)?;
     table.iter().find(|entry| entry.fd == target)?;
-    table
-        .iter()
-        .find(|entry| entry.id == id)
-        .map(|entry| entry.fd)
+    table.iter().find(|entry| entry.id == id).map(|entry| entry.fd)
 }
 
 /// Refuses an instance with a watch that no process can add.
@@ -49,12 +44,7 @@ pub(crate) fn epoll_adds(checkpoint: &Checkpoint, process: &Process) -> Vec<Epol
     };
     let mut adds = Vec::new();
     let mut seen = std::collections::BTreeSet::new();
-    for entry in checkpoint
-        .fd_tables
-        .get(&body.ids.files_id)
-        .into_iter()
-        .flatten()
-    {
+    for entry in checkpoint.fd_tables.get(&body.ids.files_id).into_iter().flatten() {
         let file = checkpoint.files.get(&criu_image::FileId(entry.id));
         let Some(epoll) = file.and_then(|file| file.epfd.as_ref()) else {
             continue;

@@ -20,19 +20,12 @@ pub(super) struct Plan {
 
 pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Result<Plan, Refusal> {
     let place = || format!("files.img, file {:#x}", entry.id);
-    let fifo = entry
-        .fifo
-        .as_ref()
-        .ok_or_else(|| Refusal::of_tree("fifo without data", place()))?;
+    let fifo = entry.fifo.as_ref().ok_or_else(|| Refusal::of_tree("fifo without data", place()))?;
     let path = FileId(fifo.regf_id.unwrap_or(fifo.id));
     let mut path = regular::plan(checkpoint, path, None)?;
     path.pos = None;
     let data = checkpoint.fifo_data.get(&fifo.pipe_id).copied();
-    Ok(Plan {
-        pipe_id: fifo.pipe_id,
-        path,
-        data,
-    })
+    Ok(Plan { pipe_id: fifo.pipe_id, path, data })
 }
 
 /// Both ends of every fifo that is being restored, so that no opening waits and no content is lost

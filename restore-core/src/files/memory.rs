@@ -57,12 +57,7 @@ impl View {
     pub(super) fn new(entry: &FileEntry, id: Id, mapping: Option<u32>) -> Option<Self> {
         let file = entry.memfd.as_ref()?;
         let flags = mapping.unwrap_or(file.flags);
-        Some(Self {
-            id,
-            flags,
-            pos: file.pos,
-            mapped: mapping.is_some(),
-        })
+        Some(Self { id, flags, pos: file.pos, mapped: mapping.is_some() })
     }
 }
 
@@ -72,38 +67,16 @@ pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Option<(Id, Pl
     let inode = checkpoint.memfds.get(&id)?.clone();
     let contents = checkpoint.shmems.get(&u64::from(inode.shmid)).cloned();
     let size_bytes = inode.size;
-    Some((
-        Id::Inode(id),
-        Plan {
-            inode: Some(inode),
-            size_bytes,
-            contents,
-        },
-    ))
+    Some((Id::Inode(id), Plan { inode: Some(inode), size_bytes, contents }))
 }
 
 /// Plans shared anonymous memory that is known by its mappings only.
 pub(super) fn plan_anonymous(checkpoint: &Checkpoint, shmid: u64) -> (Id, Plan) {
-    let bodies = checkpoint
-        .processes
-        .iter()
-        .filter_map(|process| process.body.as_ref());
-    let vmas = bodies
-        .flat_map(|body| &body.mm.vmas)
-        .filter(|vma| vma.shmid == shmid);
-    let size_bytes = vmas
-        .map(|vma| vma.pgoff + (vma.end - vma.start))
-        .max()
-        .unwrap_or(0);
+    let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
+    let vmas = bodies.flat_map(|body| &body.mm.vmas).filter(|vma| vma.shmid == shmid);
+    let size_bytes = vmas.map(|vma| vma.pgoff + (vma.end - vma.start)).max().unwrap_or(0);
     let contents = checkpoint.shmems.get(&shmid).cloned();
-    (
-        Id::Shmem(shmid),
-        Plan {
-            inode: None,
-            size_bytes,
-            contents,
-        },
-    )
+    (Id::Shmem(shmid), Plan { inode: None, size_bytes, contents })
 }
 
 /// Memories that exist, each with the first file that was opened of it.
@@ -122,11 +95,7 @@ pub(super) fn create_all(plans: BTreeMap<Id, Plan>, images: &Path) -> Result<Mem
 }
 
 fn fail(id: Id, call: &'static str) -> impl Fn(Errno) -> FilesError {
-    move |errno| FilesError::Object {
-        call,
-        what: format!("memory {id:?}"),
-        errno,
-    }
+    move |errno| FilesError::Object { call, what: format!("memory {id:?}"), errno }
 }
 
 fn io_errno(error: &std::io::Error) -> Errno {
@@ -148,11 +117,7 @@ fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
         fill(id, &fd, plan, images)?;
         return Ok(fd);
     }
-    let sealing = if inode.seals == UNSEALABLE {
-        0
-    } else {
-        ALLOW_SEALING
-    };
+    let sealing = if inode.seals == UNSEALABLE { 0 } else { ALLOW_SEALING };
     let fd = raw::memfd(&inode.name, sealing | hugetlb).map_err(fail(id, "memfd_create"))?;
     nix::unistd::ftruncate(&fd, plan.size_bytes as i64).map_err(fail(id, "ftruncate"))?;
     fill(id, &fd, plan, images)?;
@@ -166,23 +131,14 @@ fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
 
 /// Copies the saved pages in. Huge-page files cannot be written to, only mapped.
 fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesError> {
-    let Some(store) = plan
-        .contents
-        .as_ref()
-        .filter(|store| !store.runs.is_empty())
-    else {
+    let Some(store) = plan.contents.as_ref().filter(|store| !store.runs.is_empty()) else {
         return Ok(());
     };
     let name = format!("pages-{}.img", store.pages_id);
-    let image = |error: std::io::Error| FilesError::Image {
-        file: name.clone(),
-        errno: io_errno(&error),
-    };
+    let image =
+        |error: std::io::Error| FilesError::Image { file: name.clone(), errno: io_errno(&error) };
     let pages = File::open(images.join(&name)).map_err(image)?;
-    let huge = plan
-        .inode
-        .as_ref()
-        .is_some_and(|inode| inode.hugetlb_flag.unwrap_or(0) != 0);
+    let huge = plan.inode.as_ref().is_some_and(|inode| inode.hugetlb_flag.unwrap_or(0) != 0);
     if huge {
         // SAFETY: the file was made above, is not sealed yet, and no other task has it: nobody
         // else changes it or its size while it is mapped here.
@@ -203,9 +159,7 @@ fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesErr
         let mut done = 0;
         while done < len_bytes {
             let len = (len_bytes - done).min(COPY_BYTES as u64) as usize;
-            pages
-                .read_exact_at(&mut buffer[..len], run.offset_bytes + done)
-                .map_err(image)?;
+            pages.read_exact_at(&mut buffer[..len], run.offset_bytes + done).map_err(image)?;
             memory
                 .write_all_at(&buffer[..len], run.start + done)
                 .map_err(|e| fail(id, "write")(io_errno(&e)))?;
@@ -219,10 +173,7 @@ impl Memories {
     /// Opens one file of a memory.
     pub(super) fn open(&mut self, view: &View) -> Result<OwnedFd, FilesError> {
         let id = view.id;
-        let (fd, _, given) = self
-            .made
-            .get_mut(&id)
-            .expect("every view's memory is planned");
+        let (fd, _, given) = self.made.get_mut(&id).expect("every view's memory is planned");
         let writes = view.flags as i32 & libc::O_ACCMODE == libc::O_RDWR;
         // The file that memfd_create made is given away once: only it can be executed.
         let opened = if writes && (view.mapped || !std::mem::replace(given, true)) {
@@ -244,10 +195,7 @@ impl Memories {
     pub(super) fn seal(&mut self) -> Result<(), FilesError> {
         for (&id, (fd, plan, _)) in &self.made {
             let seals = plan.inode.as_ref().map_or(0, |inode| inode.seals);
-            let anonymous = plan
-                .inode
-                .as_ref()
-                .is_none_or(|inode| inode.name == ANONYMOUS);
+            let anonymous = plan.inode.as_ref().is_none_or(|inode| inode.name == ANONYMOUS);
             if seals != 0 && seals != UNSEALABLE && !anonymous {
                 let seals = SealFlag::from_bits_retain(seals as i32);
                 fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(fail(id, "fcntl(F_ADD_SEALS)"))?;

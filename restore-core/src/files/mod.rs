@@ -138,25 +138,13 @@ enum Late {
 /// All keys that the processes of a checkpoint refer to.
 pub(crate) fn needs(checkpoint: &Checkpoint) -> BTreeSet<ObjectKey> {
     let mut needs = BTreeSet::new();
-    for body in checkpoint
-        .processes
-        .iter()
-        .filter_map(|process| process.body.as_ref())
-    {
-        let table = checkpoint
-            .fd_tables
-            .get(&body.ids.files_id)
-            .into_iter()
-            .flatten();
+    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
+        let table = checkpoint.fd_tables.get(&body.ids.files_id).into_iter().flatten();
         needs.extend(table.map(|entry| ObjectKey::File(FileId(entry.id))));
         for id in [body.mm.exe_file_id, body.fs.cwd_id, body.fs.root_id] {
             needs.insert(ObjectKey::File(FileId(id)));
         }
-        let mappings = body
-            .mm
-            .vmas
-            .iter()
-            .filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
+        let mappings = body.mm.vmas.iter().filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
         needs.extend(mappings);
     }
     needs
@@ -179,10 +167,7 @@ pub(crate) fn mapping_key(
     let kind = checkpoint.files.get(&file).map(FileEntry::r#type);
     if !matches!(kind, Some(FdTypes::Reg | FdTypes::Memfd)) {
         let what = format!("mapping of a file of kind {kind:?}");
-        return Err(Refusal::of_tree(
-            what,
-            format!("files.img, file {:#x}", file.0),
-        ));
+        return Err(Refusal::of_tree(what, format!("files.img, file {:#x}", file.0)));
     }
     let writes = vma.prot & libc::PROT_WRITE as u32 != 0 && vma.status & FILE_PRIVATE == 0;
     let by_use = if writes { libc::O_RDWR } else { libc::O_RDONLY };
@@ -214,23 +199,14 @@ pub(crate) fn plan(
             ObjectKey::Shmem(shmid) => {
                 let (id, plan) = memory::plan_anonymous(checkpoint, shmid);
                 planner.plan.memories.insert(id, plan);
-                let view = memory::View {
-                    id,
-                    flags: libc::O_RDWR as u32,
-                    pos: 0,
-                    mapped: true,
-                };
+                let view = memory::View { id, flags: libc::O_RDWR as u32, pos: 0, mapped: true };
                 planner.plan.plans.push((key, Plan::Memory(view)));
             }
             ObjectKey::Pages(_) => {}
         }
     }
     planner.plan.pipes = pipe::plan(checkpoint, needs);
-    if planner.refusals.is_empty() {
-        Ok(planner.plan)
-    } else {
-        Err(planner.refusals)
-    }
+    if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
 }
 
 struct Planner<'a> {
@@ -256,9 +232,7 @@ impl Planner<'_> {
             FdTypes::Timerfd => Ok(timerfd::Plan::new(entry).map(Plan::Timerfd)),
             FdTypes::Memfd => Ok(self.memory(entry, mapping)),
             FdTypes::Pidfd => {
-                self.plan
-                    .late
-                    .extend(pidfd::Plan::new(entry).map(|p| (key, Late::Pidfd(p))));
+                self.plan.late.extend(pidfd::Plan::new(entry).map(|p| (key, Late::Pidfd(p))));
                 Ok(None)
             }
             FdTypes::Pipe => Ok(None), // planned together, by pipe
@@ -269,9 +243,7 @@ impl Planner<'_> {
             Err(refusal) => self.refusals.push(refusal),
         }
         if mapping.is_none() {
-            self.plan
-                .owners
-                .extend(owner::plan(entry).map(|(fown, flags)| (key, fown, flags)));
+            self.plan.owners.extend(owner::plan(entry).map(|(fown, flags)| (key, fown, flags)));
         }
     }
 
@@ -356,14 +328,7 @@ impl FilesPlan {
         }
         remaps.remove_temporary()?;
         let places = reserve(&self.late)?;
-        Ok(OpenedFiles {
-            fds,
-            late: self.late,
-            places,
-            owners: self.owners,
-            timers,
-            remaps,
-        })
+        Ok(OpenedFiles { fds, late: self.late, places, owners: self.owners, timers, remaps })
     }
 }
 
@@ -373,11 +338,7 @@ fn reserve(late: &[(ObjectKey, Late)]) -> Result<BTreeMap<ObjectKey, OwnedFd>, F
     for (key, _) in late {
         let place = raw::open(b"/dev/null", libc::O_RDONLY).map_err(|errno| {
             let what = "a descriptor number".to_owned();
-            FilesError::Object {
-                call: "open /dev/null",
-                what,
-                errno,
-            }
+            FilesError::Object { call: "open /dev/null", what, errno }
         })?;
         places.insert(*key, place);
     }
@@ -392,9 +353,7 @@ impl OpenedFiles {
 
     /// Objects that will be open under these numbers of this process once the tasks exist.
     pub(crate) fn late(&self) -> impl Iterator<Item = (ObjectKey, i32)> {
-        self.places
-            .iter()
-            .map(|(key, place)| (*key, place.as_raw_fd()))
+        self.places.iter().map(|(key, place)| (*key, place.as_raw_fd()))
     }
 
     /// All tasks exist: opens what needs them, and names the owners of files' signals.
@@ -405,16 +364,9 @@ impl OpenedFiles {
                 Late::Pidfd(plan) => plan.open(&mut dead)?,
                 Late::Regular(plan) => regular::open(plan, &mut self.remaps)?,
             };
-            let place = self
-                .places
-                .get_mut(key)
-                .expect("every late object has a place");
+            let place = self.places.get_mut(key).expect("every late object has a place");
             nix::unistd::dup3(&fd, place, nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| {
-                FilesError::Object {
-                    call: "dup3",
-                    what: "a late descriptor".to_owned(),
-                    errno,
-                }
+                FilesError::Object { call: "dup3", what: "a late descriptor".to_owned(), errno }
             })?;
         }
         for (key, fown, flags) in &self.owners {
@@ -446,11 +398,7 @@ const SETTABLE: i32 =
 /// Sets the status flags of an object that was not opened by path. Signals come later, with owners.
 fn set_status_flags(fd: &OwnedFd, flags: u32, what: &str) -> Result<(), FilesError> {
     let flags = nix::fcntl::OFlag::from_bits_truncate(flags as i32 & SETTABLE & !libc::O_ASYNC);
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags))
-        .map(drop)
-        .map_err(|errno| FilesError::Object {
-            call: "fcntl(F_SETFL)",
-            what: what.to_owned(),
-            errno,
-        })
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags)).map(drop).map_err(|errno| {
+        FilesError::Object { call: "fcntl(F_SETFL)", what: what.to_owned(), errno }
+    })
 }

@@ -44,11 +44,7 @@ impl Plan {
 
     fn fail(&self, call: &'static str) -> impl Fn(Errno) -> FilesError {
         let what = format!("pidfd {:#x} of process {}", self.entry.id, self.entry.nspid);
-        move |errno| FilesError::Object {
-            call,
-            what: what.clone(),
-            errno,
-        }
+        move |errno| FilesError::Object { call, what: what.clone(), errno }
     }
 }
 

@@ -26,11 +26,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, needs: &BTreeSet<ObjectKey>) -> Vec<
     let mut pipes: BTreeMap<u32, Plan> = BTreeMap::new();
     for &key in needs {
         let ObjectKey::File(id) = key else { continue };
-        let Some(pipe) = checkpoint
-            .files
-            .get(&id)
-            .and_then(|entry| entry.pipe.as_ref())
-        else {
+        let Some(pipe) = checkpoint.files.get(&id).and_then(|entry| entry.pipe.as_ref()) else {
             continue;
         };
         let plan = pipes.entry(pipe.pipe_id).or_insert_with(|| Plan {
@@ -46,23 +42,14 @@ pub(super) fn plan(checkpoint: &Checkpoint, needs: &BTreeSet<ObjectKey>) -> Vec<
 impl Plan {
     fn fail(&self, call: &'static str) -> impl Fn(Errno) -> FilesError {
         let what = format!("pipe {:#x}", self.pipe_id);
-        move |errno| FilesError::Object {
-            call,
-            what: what.clone(),
-            errno,
-        }
+        move |errno| FilesError::Object { call, what: what.clone(), errno }
     }
 
     /// Makes the pipe, its contents, and every open file of it.
     pub(super) fn open(self, images: &Path) -> Result<Vec<(ObjectKey, OwnedFd)>, FilesError> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(self.fail("pipe2"))?;
         if let Some(data) = &self.data {
-            fill(
-                &writer,
-                data,
-                &images.join("pipes-data.img"),
-                "pipes-data.img",
-            )?;
+            fill(&writer, data, &images.join("pipes-data.img"), "pipes-data.img")?;
         }
         let mut opened = Vec::new();
         // The first file of each end is the end itself; each further one is opened anew.
@@ -103,11 +90,7 @@ pub(super) fn fill(
     let what = || format!("a pipe with {} bytes", data.data.len_bytes);
     if let Some(capacity) = data.capacity_bytes {
         fcntl(writer, FcntlArg::F_SETPIPE_SZ(capacity as i32)).map_err(|errno| {
-            FilesError::Object {
-                call: "fcntl(F_SETPIPE_SZ)",
-                what: what(),
-                errno,
-            }
+            FilesError::Object { call: "fcntl(F_SETPIPE_SZ)", what: what(), errno }
         })?;
     }
     let fail = |error: std::io::Error| FilesError::Image {
@@ -115,8 +98,7 @@ pub(super) fn fill(
         errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
     };
     let mut file = File::open(image).map_err(fail)?;
-    file.seek(SeekFrom::Start(data.data.offset_bytes))
-        .map_err(fail)?;
+    file.seek(SeekFrom::Start(data.data.offset_bytes)).map_err(fail)?;
     // The length was checked against the image; a pipe holds 1 MiB at most without privilege.
     let mut bytes = vec![0; data.data.len_bytes as usize];
     file.read_exact(&mut bytes).map_err(fail)?;

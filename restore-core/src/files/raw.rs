@@ -17,10 +17,7 @@ pub(super) fn open(path: &[u8], flags: i32) -> Result<OwnedFd, Errno> {
 
 /// Opens the object behind a descriptor again, as a new open file.
 pub(super) fn reopen(fd: &OwnedFd, flags: i32) -> Result<OwnedFd, Errno> {
-    open(
-        format!("/proc/self/fd/{}", fd.as_raw_fd()).as_bytes(),
-        flags,
-    )
+    open(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_bytes(), flags)
 }
 
 /// Creates shared anonymous memory and returns it as a file.
@@ -44,10 +41,7 @@ pub(super) fn anonymous_memory(len_bytes: usize) -> Result<OwnedFd, Errno> {
     }
     let begin = at as usize;
     let end = begin + len_bytes.next_multiple_of(4096);
-    let file = open(
-        format!("/proc/self/map_files/{begin:x}-{end:x}").as_bytes(),
-        libc::O_RDWR,
-    );
+    let file = open(format!("/proc/self/map_files/{begin:x}-{end:x}").as_bytes(), libc::O_RDWR);
     // SAFETY: unmaps exactly the mapping made above, to which no reference exists.
     unsafe { libc::munmap(at, len_bytes) };
     file
@@ -108,14 +102,8 @@ pub(super) fn set_owner(
     }
     /// `F_SETOWN_EX` (asm-generic/fcntl.h).
     const F_SETOWN_EX: i32 = 15;
-    let owner = FileOwner {
-        kind: owner.0 as i32,
-        pid: owner.1,
-    };
-    let (own, effective) = (
-        nix::unistd::getuid().as_raw(),
-        nix::unistd::geteuid().as_raw(),
-    );
+    let owner = FileOwner { kind: owner.0 as i32, pid: owner.1 };
+    let (own, effective) = (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw());
     let keep = u32::MAX;
     // SAFETY: setresuid takes integers; called raw it changes this thread only, and the saved id,
     // which is kept, allows the way back.
@@ -170,13 +158,7 @@ pub(super) fn signalfd(mask: u64) -> Result<OwnedFd, Errno> {
     let size = size_of::<u64>();
     // SAFETY: signalfd4 reads `size` bytes at `mask`, which outlives the call.
     let fd = unsafe {
-        libc::syscall(
-            libc::SYS_signalfd4,
-            NONE,
-            &raw const mask,
-            size,
-            libc::SFD_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_signalfd4, NONE, &raw const mask, size, libc::SFD_CLOEXEC)
     } as i32;
     Errno::result(fd)?;
     // SAFETY: signalfd4 has just returned this descriptor, which nobody else owns.

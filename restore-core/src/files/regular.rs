@@ -80,11 +80,7 @@ pub(super) fn absolute(entry: &RegFileEntry) -> Vec<u8> {
 fn open_flags(flags: i32) -> i32 {
     let flags = flags & !CREATION;
     // An unnamed temporary file is restored as a deleted one.
-    if flags & libc::O_TMPFILE == libc::O_TMPFILE {
-        flags & !libc::O_TMPFILE
-    } else {
-        flags
-    }
+    if flags & libc::O_TMPFILE == libc::O_TMPFILE { flags & !libc::O_TMPFILE } else { flags }
 }
 
 /// Whether the path is `/proc/<pid>` of a process of the tree, and so exists only with it.
@@ -93,15 +89,8 @@ pub(super) fn needs_tasks(plan: &Plan, checkpoint: &Checkpoint) -> bool {
         return false;
     };
     let digits = rest.split(|&byte| byte == b'/').next().unwrap_or(rest);
-    let pid = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|digits| digits.parse::<u32>().ok());
-    pid.is_some_and(|pid| {
-        checkpoint
-            .processes
-            .iter()
-            .any(|process| process.pid == pid)
-    })
+    let pid = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok());
+    pid.is_some_and(|pid| checkpoint.processes.iter().any(|process| process.pid == pid))
 }
 
 /// Opens, positions and compares.
@@ -118,12 +107,7 @@ pub(super) fn open(plan: &Plan, remaps: &mut remap::Names) -> Result<OwnedFd, Fi
 
 pub(super) fn failed(plan: &Plan, call: &'static str, errno: Errno) -> FilesError {
     let path = String::from_utf8_lossy(&plan.path).into_owned();
-    FilesError::Path {
-        call,
-        path,
-        id: plan.id.0,
-        errno,
-    }
+    FilesError::Path { call, path, id: plan.id.0, errno }
 }
 
 fn open_path(plan: &Plan, path: &[u8]) -> Result<OwnedFd, FilesError> {
@@ -138,24 +122,12 @@ fn open_path(plan: &Plan, path: &[u8]) -> Result<OwnedFd, FilesError> {
 fn compare(plan: &Plan, here: &FileStat) -> Result<(), FilesError> {
     let path = || String::from_utf8_lossy(&plan.path).into_owned();
     let is_regular = here.st_mode & S_IFMT == S_IFREG;
-    if let Some(saved) = plan
-        .size
-        .filter(|&size| is_regular && size != here.st_size as u64)
-    {
-        return Err(FilesError::Size {
-            path: path(),
-            here: here.st_size as u64,
-            saved,
-        });
+    if let Some(saved) = plan.size.filter(|&size| is_regular && size != here.st_size as u64) {
+        return Err(FilesError::Size { path: path(), here: here.st_size as u64, saved });
     }
     if let Some(saved) = plan.mode.filter(|&mode| mode != here.st_mode) {
         let (here, saved) = (u64::from(here.st_mode), u64::from(saved));
-        return Err(FilesError::Changed {
-            path: path(),
-            property: "mode",
-            here,
-            saved,
-        });
+        return Err(FilesError::Changed { path: path(), property: "mode", here, saved });
     }
     Ok(())
 }

@@ -44,11 +44,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(checkpoint: &Checkpoint) -> Self {
-        let mut plan = Self {
-            ghost_of: BTreeMap::new(),
-            ghosts: BTreeMap::new(),
-            links: BTreeMap::new(),
-        };
+        let mut plan =
+            Self { ghost_of: BTreeMap::new(), ghosts: BTreeMap::new(), links: BTreeMap::new() };
         for (&id, remap) in &checkpoint.remaps {
             match remap {
                 Remap::Ghost(ghost) => {
@@ -143,10 +140,7 @@ impl Names {
             true if !wanted.exists() => wanted.to_owned(),
             _ => beside(wanted, &format!("thaw-ghost-{ghost_id:x}")),
         };
-        self.temporary.push(Temporary {
-            path: path.clone(),
-            is_dir,
-        });
+        self.temporary.push(Temporary { path: path.clone(), is_dir });
         let made = self.rebuild(ghost_id, &ghost, &path);
         made.map_err(|error| fail(id, &path, "creation", &error))?;
         self.rebuilt.insert(ghost_id, path.clone());
@@ -157,9 +151,7 @@ impl Names {
         let entry = &ghost.entry;
         let permissions = Mode::from_bits_truncate(entry.mode & 0o7777);
         match entry.mode & S_IFMT {
-            libc::S_IFDIR => fs::DirBuilder::new()
-                .mode(entry.mode & 0o7777)
-                .create(path)?,
+            libc::S_IFDIR => fs::DirBuilder::new().mode(entry.mode & 0o7777).create(path)?,
             libc::S_IFLNK => {
                 let target = entry.symlnk_target.as_deref().unwrap_or_default();
                 symlink(OsStr::from_bytes(target), path)?;
@@ -212,10 +204,7 @@ impl Names {
             .collect();
         while let Some(dir) = missing.pop() {
             fs::create_dir(&dir).map_err(|error| fail(id, &dir, "mkdir", &error))?;
-            self.temporary.push(Temporary {
-                path: dir,
-                is_dir: true,
-            });
+            self.temporary.push(Temporary { path: dir, is_dir: true });
         }
         Ok(())
     }
@@ -224,11 +213,7 @@ impl Names {
     pub(super) fn remove_temporary(&mut self) -> Result<(), FilesError> {
         let mut result = Ok(());
         while let Some(Temporary { path, is_dir }) = self.temporary.pop() {
-            let removed = if is_dir {
-                fs::remove_dir(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            let removed = if is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
                 && result.is_ok()
@@ -275,10 +260,5 @@ fn link_beside(source: &Path, wanted: &Path) -> io::Result<PathBuf> {
 
 fn fail(id: FileId, path: &Path, call: &'static str, error: &io::Error) -> FilesError {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    FilesError::Path {
-        call,
-        path: path.display().to_string(),
-        id: id.0,
-        errno,
-    }
+    FilesError::Path { call, path: path.display().to_string(), id: id.0, errno }
 }

@@ -21,20 +21,12 @@ impl Plan {
 
     fn fail(&self, call: &'static str) -> impl Fn(Errno) -> FilesError {
         let what = format!("timer file {:#x}", self.entry.id);
-        move |errno| FilesError::Object {
-            call,
-            what: what.clone(),
-            errno,
-        }
+        move |errno| FilesError::Object { call, what: what.clone(), errno }
     }
 
     pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
         let fd = raw::timerfd(self.entry.clockid as i32).map_err(self.fail("timerfd_create"))?;
-        set_status_flags(
-            &fd,
-            self.entry.flags,
-            &format!("timer file {:#x}", self.entry.id),
-        )?;
+        set_status_flags(&fd, self.entry.flags, &format!("timer file {:#x}", self.entry.id))?;
         Ok(fd)
     }
 
@@ -60,10 +52,7 @@ impl Plan {
             }
         }
         if armed {
-            let value = libc::itimerspec {
-                it_interval: interval,
-                it_value: value,
-            };
+            let value = libc::itimerspec { it_interval: interval, it_value: value };
             raw::timerfd_settime(fd, entry.settime_flags as i32, &value)
                 .map_err(self.fail("timerfd_settime"))?;
         }
@@ -75,8 +64,5 @@ impl Plan {
 }
 
 fn timespec(seconds: u64, nanoseconds: u64) -> libc::timespec {
-    libc::timespec {
-        tv_sec: seconds as i64,
-        tv_nsec: nanoseconds as i64,
-    }
+    libc::timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 }
 }

@@ -39,11 +39,7 @@ mod tests {
     use super::{LOWEST, MARGIN_BYTES, find};
 
     fn check(own: &[(u64, u64)], len_bytes: u64, expected: Option<u64>) {
-        assert_eq!(
-            find(std::iter::empty(), own, len_bytes),
-            expected,
-            "in {own:x?}"
-        );
+        assert_eq!(find(std::iter::empty(), own, len_bytes), expected, "in {own:x?}");
     }
 
     #[test]
@@ -52,11 +48,7 @@ mod tests {
         check(&[], 4096, Some(LOWEST + m));
         check(&[(LOWEST, LOWEST + 4096)], 4096, Some(LOWEST + 4096 + m));
         check(&[(LOWEST + 3 * m, LOWEST + 4 * m)], m, Some(LOWEST + m));
-        check(
-            &[(LOWEST + 3 * m, LOWEST + 4 * m)],
-            m + 4096,
-            Some(LOWEST + 5 * m),
-        );
+        check(&[(LOWEST + 3 * m, LOWEST + 4 * m)], m + 4096, Some(LOWEST + 5 * m));
     }
 
     #[test]

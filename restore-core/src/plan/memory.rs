@@ -1,9 +1,11 @@
 //! How one address space is put together: what is mapped where, and which pages are filled how.
 //!
-//! Mappings get their final protection at once. Pages of writable mappings are written from
-//! outside (`process_vm_writev`), the few of others through `/proc/<pid>/mem`, which writes them
-//! copy-on-write without making the mapping writable for a moment (that would set
-//! `VM_ACCOUNT` for good). Pure: records in, steps out.
+//! Pages are written from outside (`process_vm_writev`), which needs a writable mapping. A private
+//! mapping that has pages of its own and is not writable must have been so once (read-only
+//! relocations, `mprotect` of a heap), so it is again until it is filled; the kernel then accounts
+//! for it as before (`VM_ACCOUNT`) and keeps it apart from its neighbours. Text is the exception:
+//! its pages were put there by a debugger, so ours go through `/proc/<pid>/mem` as well.
+//! Pure: records in, steps out.
 
 use std::collections::BTreeSet;
 
@@ -52,6 +54,14 @@ pub(crate) struct Kept {
     pub(crate) grown_to_bytes: Option<u64>,
 }
 
+/// One `mprotect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Protect {
+    pub(crate) start: u64,
+    pub(crate) len_bytes: u64,
+    pub(crate) prot: u32,
+}
+
 /// One `madvise`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Advice {
@@ -85,6 +95,8 @@ pub(crate) struct MemoryPlan {
     pub(crate) fills: Vec<Fill>,
     /// Runs in mappings that the process itself cannot write.
     pub(crate) patches: Vec<Fill>,
+    /// Mappings that lose their writability after the fill.
+    pub(crate) protects: Vec<Protect>,
     /// After the fill: advice may forbid what filling needs.
     pub(crate) advices: Vec<Advice>,
     /// Ranges to `mlock`, after the fill.
@@ -154,6 +166,7 @@ pub(crate) fn plan(
     if !body.pages.runs.is_empty() {
         memory.pages = Some(ObjectKey::Pages(body.pages.pages_id));
     }
+    memory.open_for_writing(body);
     memory.place_pages(body);
     if !body.mm.thp_disabled.unwrap_or(false) {
         memory.find_dense(body);
@@ -177,11 +190,7 @@ impl MemoryPlan {
         }
         if vma.status & vma_status::GUARD != 0 {
             let advice = MADV_GUARD_INSTALL;
-            self.advices.push(Advice {
-                start: vma.start,
-                len_bytes: len(vma),
-                advice,
-            });
+            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
             return Ok(());
         }
         let source = files::mapping_key(vma, checkpoint)?;
@@ -213,11 +222,7 @@ impl MemoryPlan {
             return Err(Refusal::new(what, place, pid));
         }
         for advice in (0..64).filter(|bit| bits >> bit & 1 != 0) {
-            self.advices.push(Advice {
-                start: vma.start,
-                len_bytes: len(vma),
-                advice,
-            });
+            self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });
         }
         Ok(())
     }
@@ -241,24 +246,33 @@ impl MemoryPlan {
                 continue;
             }
             let first = fills.partition_point(|fill| fill.start + fill.len_bytes <= mapping.start);
-            for fill in fills[first..]
-                .iter()
-                .take_while(|fill| fill.start < mapping.end())
-            {
-                let from = fill
-                    .start
-                    .max(mapping.start)
-                    .next_multiple_of(HUGE_PAGE_BYTES);
+            for fill in fills[first..].iter().take_while(|fill| fill.start < mapping.end()) {
+                let from = fill.start.max(mapping.start).next_multiple_of(HUGE_PAGE_BYTES);
                 let to = (fill.start + fill.len_bytes).min(mapping.end());
                 let to = to / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
                 if from < to {
                     let offset_bytes = fill.offset_bytes + (from - fill.start);
-                    self.dense.push(Fill {
-                        start: from,
-                        len_bytes: to - from,
-                        offset_bytes,
-                    });
+                    self.dense.push(Fill { start: from, len_bytes: to - from, offset_bytes });
                 }
+            }
+        }
+    }
+
+    /// Makes what was once written writable until it is filled.
+    fn open_for_writing(&mut self, body: &Body) {
+        const SHARED_OR_EXECUTABLE: (u32, u32) = (libc::MAP_SHARED as u32, libc::PROT_EXEC as u32);
+        const WRITE: u32 = libc::PROT_WRITE as u32;
+        let runs = &body.pages.runs;
+        for mapping in &mut self.mappings {
+            let (start, end, prot) = (mapping.start, mapping.end(), mapping.prot);
+            let (shared, executable) = SHARED_OR_EXECUTABLE;
+            if prot & (WRITE | executable) != 0 || mapping.flags & shared != 0 {
+                continue;
+            }
+            let first = runs.partition_point(|run| run.start + run.len_bytes <= start);
+            if runs.get(first).is_some_and(|run| run.start < end) {
+                mapping.prot |= libc::PROT_READ as u32 | WRITE;
+                self.protects.push(Protect { start, len_bytes: end - start, prot });
             }
         }
     }
@@ -274,19 +288,14 @@ impl MemoryPlan {
                     next += 1;
                 }
                 let (end, writable) = match self.mappings.get(next) {
-                    Some(m) if m.start <= at => (
-                        run_end.min(m.end()),
-                        Some(m.prot & libc::PROT_WRITE as u32 != 0),
-                    ),
+                    Some(m) if m.start <= at => {
+                        (run_end.min(m.end()), Some(m.prot & libc::PROT_WRITE as u32 != 0))
+                    }
                     Some(m) => (run_end.min(m.start), None),
                     None => (run_end, None),
                 };
                 let offset_bytes = run.offset_bytes + (at - run.start);
-                let fill = Fill {
-                    start: at,
-                    len_bytes: end - at,
-                    offset_bytes,
-                };
+                let fill = Fill { start: at, len_bytes: end - at, offset_bytes };
                 match writable {
                     Some(true) => push_merged(&mut self.fills, fill),
                     Some(false) => push_merged(&mut self.patches, fill),

@@ -199,14 +199,7 @@ impl RestorePlan {
         let memories: Vec<Option<MemoryPlan>> = checkpoint
             .processes
             .iter()
-            .map(|p| {
-                Some(memory::plan(
-                    &checkpoint,
-                    p.pid,
-                    p.body.as_ref()?,
-                    &mut refusals,
-                ))
-            })
+            .map(|p| Some(memory::plan(&checkpoint, p.pid, p.body.as_ref()?, &mut refusals)))
             .collect();
         let epolls: Vec<Vec<EpollAdd>> = checkpoint
             .processes
@@ -246,9 +239,7 @@ impl RestorePlan {
         images: std::path::PathBuf,
     ) -> Result<Self, PlanError> {
         if processes.len() > PROCESSES_MAX {
-            return Err(PlanError::Host(HostMismatch::Processes {
-                count: processes.len(),
-            }));
+            return Err(PlanError::Host(HostMismatch::Processes { count: processes.len() }));
         }
         let mut slots = Vec::new();
         let mut ids = BTreeSet::new();
@@ -271,16 +262,7 @@ impl RestorePlan {
         });
         let region_base = hole::find(taken, &host.own_mappings, needed_bytes as u64)
             .ok_or(PlanError::Host(HostMismatch::AddressSpace { needed_bytes }))?;
-        Ok(Self {
-            processes,
-            files,
-            region_base,
-            slots,
-            ids,
-            fds_end,
-            options,
-            images,
-        })
+        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, images })
     }
 
     /// Number of processes, helpers included.
@@ -312,10 +294,7 @@ fn kind(
     let (Some(body), Some(memory)) = (process.body, memory) else {
         return Kind::Zombie(Box::new(process.task));
     };
-    let table = checkpoint
-        .fd_tables
-        .get(&body.ids.files_id)
-        .map_or(&[][..], Vec::as_slice);
+    let table = checkpoint.fd_tables.get(&body.ids.files_id).map_or(&[][..], Vec::as_slice);
     Kind::Live(Box::new(LivePlan {
         memory,
         exe: ObjectKey::File(FileId(body.mm.exe_file_id)),
@@ -345,10 +324,7 @@ fn check_vdso(memory: &MemoryPlan, host: &Host) -> Result<(), PlanError> {
     let here_bytes = host.vdso.as_ref().map_or(0, |vdso| vdso.len_bytes);
     match memory.vdso {
         Some((_, saved_bytes)) if saved_bytes != here_bytes => {
-            Err(PlanError::Host(HostMismatch::Vdso {
-                saved_bytes,
-                here_bytes,
-            }))
+            Err(PlanError::Host(HostMismatch::Vdso { saved_bytes, here_bytes }))
         }
         _ => Ok(()),
     }

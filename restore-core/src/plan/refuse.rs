@@ -11,11 +11,8 @@ use crate::refusal::Refusal;
 
 /// All refusals that concern neither a file nor a mapping.
 pub(super) fn collect(checkpoint: &Checkpoint, options: &Options) -> Vec<Refusal> {
-    let mut refusals: Vec<Refusal> = checkpoint
-        .other
-        .iter()
-        .filter_map(|image| other(image, options))
-        .collect();
+    let mut refusals: Vec<Refusal> =
+        checkpoint.other.iter().filter_map(|image| other(image, options)).collect();
     for process in &checkpoint.processes {
         if let Some(body) = &process.body {
             namespaces(checkpoint, process, body, &mut refusals);
@@ -69,11 +66,7 @@ fn namespaces(
     for (name, id) in KINDS {
         if id(&body.ids).is_some() && id(&body.ids) != id(host) {
             let place = format!("ids-{}.img", process.pid);
-            refusals.push(Refusal::new(
-                format!("{name} namespace of its own"),
-                place,
-                process.pid,
-            ));
+            refusals.push(Refusal::new(format!("{name} namespace of its own"), place, process.pid));
         }
     }
 }
@@ -93,11 +86,7 @@ fn sharing(checkpoint: &Checkpoint, process: &Process, body: &Body, refusals: &m
         });
         if let Some(other) = other {
             let what = format!("{name} shared with process {}", other.pid);
-            refusals.push(Refusal::new(
-                what,
-                format!("ids-{}.img", process.pid),
-                process.pid,
-            ));
+            refusals.push(Refusal::new(what, format!("ids-{}.img", process.pid), process.pid));
         }
     }
 }

@@ -93,17 +93,9 @@ pub enum TreeError {
 /// Plans the creation of the tree. `shell_job` allows the root to stay in a session and group of
 /// others, which then become those of the restorer.
 pub(crate) fn plan(places: &[Place], shell_job: bool) -> Result<Vec<Member>, TreeError> {
-    let mut tree = Tree {
-        places,
-        members: Vec::new(),
-        foreign: None,
-    };
+    let mut tree = Tree { places, members: Vec::new(), foreign: None };
     tree.admit_root(shell_job)?;
-    tree.members = places
-        .iter()
-        .enumerate()
-        .map(|(i, place)| tree.member(i, place))
-        .collect();
+    tree.members = places.iter().enumerate().map(|(i, place)| tree.member(i, place)).collect();
     tree.hand_down_sessions()?;
     tree.found_groups()?;
     Ok(tree.members)
@@ -121,10 +113,7 @@ impl Tree<'_> {
         let root = self.places[0];
         if root.sid != root.pid {
             if !shell_job {
-                return Err(TreeError::ForeignSession {
-                    pid: root.pid,
-                    sid: root.sid,
-                });
+                return Err(TreeError::ForeignSession { pid: root.pid, sid: root.sid });
             }
             self.foreign = Some(root.sid);
         }
@@ -148,11 +137,8 @@ impl Tree<'_> {
     /// The session that a process must be born into, if it matters: its own unless it leads one;
     /// for a leader, the one that a descendant needs to inherit through it.
     fn birth_sessions(&self) -> Result<Vec<Option<i32>>, TreeError> {
-        let mut birth: Vec<Option<i32>> = self
-            .places
-            .iter()
-            .map(|place| (place.sid != place.pid).then_some(place.sid))
-            .collect();
+        let mut birth: Vec<Option<i32>> =
+            self.places.iter().map(|place| (place.sid != place.pid).then_some(place.sid)).collect();
         for index in (1..self.places.len()).rev() {
             let (Some(wanted), Some(parent)) = (birth[index], self.places[index].parent) else {
                 continue;
@@ -169,11 +155,7 @@ impl Tree<'_> {
                 Some(other) if other == wanted => {}
                 Some(_) => {
                     let Place { pid, sid, .. } = self.places[index];
-                    return Err(TreeError::Session {
-                        pid,
-                        sid,
-                        parent: above.pid,
-                    });
+                    return Err(TreeError::Session { pid, sid, parent: above.pid });
                 }
             }
         }
@@ -184,9 +166,7 @@ impl Tree<'_> {
         let birth = self.birth_sessions()?;
         let mut helpers: BTreeMap<(usize, i32), usize> = BTreeMap::new();
         for index in 1..self.places.len() {
-            let Place {
-                pid, sid, parent, ..
-            } = self.places[index];
+            let Place { pid, sid, parent, .. } = self.places[index];
             let parent = parent.expect("only the root, which comes first, has no parent");
             let above = self.places[parent];
             match birth[index] {
@@ -198,9 +178,8 @@ impl Tree<'_> {
                     self.members[parent].children_before.push(index);
                 }
                 Some(wanted) if self.places.iter().all(|p| p.pid != wanted) => {
-                    let helper = *helpers
-                        .entry((parent, wanted))
-                        .or_insert_with(|| self.members.len());
+                    let helper =
+                        *helpers.entry((parent, wanted)).or_insert_with(|| self.members.len());
                     if helper == self.members.len() {
                         self.add_helper(wanted, parent, true);
                     }
@@ -210,11 +189,7 @@ impl Tree<'_> {
                     self.members[index].parent = Some(helper);
                 }
                 Some(_) => {
-                    return Err(TreeError::Session {
-                        pid,
-                        sid,
-                        parent: above.pid,
-                    });
+                    return Err(TreeError::Session { pid, sid, parent: above.pid });
                 }
             }
         }
@@ -228,11 +203,7 @@ impl Tree<'_> {
             role: Role::Helper,
             parent: Some(parent),
             setsid,
-            group: if setsid {
-                Group::Inherited
-            } else {
-                Group::Found
-            },
+            group: if setsid { Group::Inherited } else { Group::Found },
             children_before: Vec::new(),
             children_after: Vec::new(),
             adopts: false,
@@ -276,12 +247,7 @@ mod tests {
     use super::{Group, Member, Place, Role, TreeError, plan};
 
     fn place(pid: i32, parent: Option<usize>, pgid: i32, sid: i32) -> Place {
-        Place {
-            pid,
-            parent,
-            pgid,
-            sid,
-        }
+        Place { pid, parent, pgid, sid }
     }
 
     /// Follows the plan as the kernel would and returns (pid, pgid, sid) of every process.
@@ -314,11 +280,7 @@ mod tests {
         let members = plan(places, false).expect("tree can be built");
         let got = run(&members);
         for (index, place) in places.iter().enumerate() {
-            assert_eq!(
-                got[index],
-                (place.pid, place.pgid, place.sid),
-                "in {places:?}"
-            );
+            assert_eq!(got[index], (place.pid, place.pgid, place.sid), "in {places:?}");
         }
         members
     }
@@ -362,10 +324,7 @@ mod tests {
     #[test]
     fn root_in_a_foreign_session_is_refused_unless_it_is_a_shell_job() {
         let places = [place(10, None, 7, 5), place(11, Some(0), 7, 5)];
-        assert_eq!(
-            plan(&places, false),
-            Err(TreeError::ForeignSession { pid: 10, sid: 5 })
-        );
+        assert_eq!(plan(&places, false), Err(TreeError::ForeignSession { pid: 10, sid: 5 }));
         let members = plan(&places, true).expect("shell job");
         assert!(!members[0].setsid && members[0].group == Group::Inherited);
     }
@@ -373,10 +332,7 @@ mod tests {
     #[test]
     fn group_across_sessions_is_refused() {
         let places = [place(10, None, 10, 10), place(11, Some(0), 10, 11)];
-        assert!(matches!(
-            plan(&places, false),
-            Err(TreeError::GroupSpansSessions { .. })
-        ));
+        assert!(matches!(plan(&places, false), Err(TreeError::GroupSpansSessions { .. })));
     }
 
     #[test]
@@ -387,11 +343,7 @@ mod tests {
             place(12, Some(0), 10, 10),
             place(13, Some(2), 11, 11),
         ];
-        let refused = TreeError::Session {
-            pid: 13,
-            sid: 11,
-            parent: 12,
-        };
+        let refused = TreeError::Session { pid: 13, sid: 11, parent: 12 };
         assert_eq!(plan(&places, false), Err(refused));
     }
 }

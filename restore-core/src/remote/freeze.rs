@@ -78,11 +78,7 @@ fn request(
     // `data` as an address of a live local of the type that the request names.
     let ret = unsafe { libc::ptrace(request, tid, addr, data) };
     if ret == -1 {
-        return Err(FreezeError::Refused {
-            what,
-            tid,
-            errno: Errno::last(),
-        });
+        return Err(FreezeError::Refused { what, tid, errno: Errno::last() });
     }
     Ok(())
 }
@@ -126,11 +122,7 @@ impl Seized {
         let status = wait_stop("stop", self.tid)?;
         let event = status >> 16;
         if event != libc::PTRACE_EVENT_STOP {
-            return Err(FreezeError::Unexpected {
-                what: "stop",
-                tid: self.tid,
-                status,
-            });
+            return Err(FreezeError::Unexpected { what: "stop", tid: self.tid, status });
         }
         Ok(Stopped { tid: self.tid })
     }
@@ -159,13 +151,7 @@ impl Stopped {
     /// Sets the mask of blocked signals.
     pub(crate) fn set_signal_mask(&self, mask: u64) -> Result<(), FreezeError> {
         let data = &raw const mask as usize;
-        request(
-            "set signal mask",
-            PTRACE_SETSIGMASK,
-            self.tid,
-            size_of::<u64>(),
-            data,
-        )
+        request("set signal mask", PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), data)
     }
 
     /// Reads the XSAVE area as this host lays it out.
@@ -178,8 +164,7 @@ impl Stopped {
 
     /// Replaces the XSAVE area; its size is the one that [`Stopped::xstate`] returned.
     pub(crate) fn set_xstate(&self, area: &mut [u8]) -> Result<(), FreezeError> {
-        self.regset("set FPU state", libc::PTRACE_SETREGSET, area)
-            .map(|_| ())
+        self.regset("set FPU state", libc::PTRACE_SETREGSET, area).map(|_| ())
     }
 
     fn regset(
@@ -188,19 +173,12 @@ impl Stopped {
         request: u32,
         area: &mut [u8],
     ) -> Result<usize, FreezeError> {
-        let mut io = libc::iovec {
-            iov_base: area.as_mut_ptr().cast(),
-            iov_len: area.len(),
-        };
+        let mut io = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
         // SAFETY: `io` describes `area`, which outlives the call and is writable; the kernel
         // transfers at most `iov_len` bytes and stores how many.
         let ret = unsafe { libc::ptrace(request, self.tid, NT_X86_XSTATE, &raw mut io) };
         if ret == -1 {
-            return Err(FreezeError::Refused {
-                what,
-                tid: self.tid,
-                errno: Errno::last(),
-            });
+            return Err(FreezeError::Refused { what, tid: self.tid, errno: Errno::last() });
         }
         Ok(io.iov_len)
     }
@@ -220,34 +198,20 @@ impl Stopped {
             request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
             let status = wait_stop(what, self.tid)?;
             if libc::WSTOPSIG(status) != libc::SIGTRAP | 0x80 {
-                return Err(FreezeError::Unexpected {
-                    what,
-                    tid: self.tid,
-                    status,
-                });
+                return Err(FreezeError::Unexpected { what, tid: self.tid, status });
             }
         }
         let ret = self.registers()?.rax as i64;
         if ret != 0 {
             let errno = Errno::from_raw(-ret as i32);
-            return Err(FreezeError::Call {
-                what,
-                tid: self.tid,
-                errno,
-            });
+            return Err(FreezeError::Call { what, tid: self.tid, errno });
         }
         Ok(())
     }
 
     /// Writes to the stopped task's memory, whatever the protection of its pages.
     pub(crate) fn write_word(&self, address: u64, word: u64) -> Result<(), FreezeError> {
-        request(
-            "write memory",
-            libc::PTRACE_POKEDATA,
-            self.tid,
-            address as usize,
-            word as usize,
-        )
+        request("write memory", libc::PTRACE_POKEDATA, self.tid, address as usize, word as usize)
     }
 
     /// Lets the task run on its own; from here on it is no longer ours.

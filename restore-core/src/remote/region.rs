@@ -89,10 +89,7 @@ impl Region {
         if got == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        let region = Arc::new(Self {
-            base: got as usize,
-            len_bytes,
-        });
+        let region = Arc::new(Self { base: got as usize, len_bytes });
         if region.base != base {
             return Err(std::io::Error::from_raw_os_error(libc::EEXIST));
         }
@@ -100,11 +97,7 @@ impl Region {
         let mut slots = Vec::with_capacity(sizes.len());
         let mut at = base + CODE_BYTES;
         for &size in sizes {
-            slots.push(Slot {
-                region: Arc::clone(&region),
-                base: at,
-                size,
-            });
+            slots.push(Slot { region: Arc::clone(&region), base: at, size });
             at += size.bytes();
         }
         Ok((region, slots))
@@ -117,17 +110,9 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.base as *mut u8, code.len()) };
         // SAFETY: changes the protection of our own code page only.
         let ret = unsafe {
-            libc::mprotect(
-                self.base as *mut _,
-                CODE_BYTES,
-                libc::PROT_READ | libc::PROT_EXEC,
-            )
+            libc::mprotect(self.base as *mut _, CODE_BYTES, libc::PROT_READ | libc::PROT_EXEC)
         };
-        if ret != 0 {
-            Err(std::io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if ret != 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// First address.

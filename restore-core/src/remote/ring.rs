@@ -125,14 +125,7 @@ pub(crate) struct Remote {
 impl Remote {
     /// A task that executes the stub on `slot`; `process` is a pidfd of its process.
     pub(crate) fn new(tid: i32, process: Arc<OwnedFd>, slot: Slot) -> Self {
-        Self {
-            tid,
-            process,
-            slot,
-            posted: 0,
-            queued: Vec::new(),
-            scratch_used: 0,
-        }
+        Self { tid, process, slot, posted: 0, queued: Vec::new(), scratch_used: 0 }
     }
 
     /// Thread id (equals the process id for a leader).
@@ -230,8 +223,7 @@ impl Remote {
 
     /// Reads scratch at an address that [`Remote::put`] returned, after the batch is done.
     pub(crate) fn read_back(&self, address: u64, len: usize) -> Vec<u8> {
-        self.slot
-            .get((address - self.slot.scratch_address()) as usize, len)
+        self.slot.get((address - self.slot.scratch_address()) as usize, len)
     }
 
     fn push(
@@ -245,12 +237,7 @@ impl Remote {
         if flags & OP_FIRST_FROM_LAST == 0 {
             self.make_room(what, 1, arg_bytes(args))?;
         }
-        let mut op = Op {
-            nr: nr as u32,
-            flags,
-            child_slot,
-            ..Op::default()
-        };
+        let mut op = Op { nr: nr as u32, flags, child_slot, ..Op::default() };
         for (slot, arg) in op.args.iter_mut().zip(args) {
             *slot = match *arg {
                 Arg::N(value) => value,
@@ -274,11 +261,7 @@ impl Remote {
     fn make_room(&mut self, what: &'static str, ops: usize, bytes: usize) -> Result<(), CallError> {
         let limit_bytes = self.slot.scratch_bytes();
         if bytes > limit_bytes {
-            return Err(CallError::TooLarge {
-                what,
-                needed_bytes: bytes,
-                limit_bytes,
-            });
+            return Err(CallError::TooLarge { what, needed_bytes: bytes, limit_bytes });
         }
         let full = self.queued.len() + ops > self.slot.ops_max();
         if full || self.scratch_used + bytes > limit_bytes {
@@ -317,12 +300,7 @@ impl Remote {
         // SAFETY: the batch is finished, so the target no longer writes to the slot.
         let op = unsafe { self.slot.op(index).read() };
         let errno = errno_of(op.ret).unwrap_or(Errno::UnknownErrno);
-        CallError::Refused {
-            what: self.queued[index],
-            tid: self.tid,
-            nr: op.nr.into(),
-            errno,
-        }
+        CallError::Refused { what: self.queued[index], tid: self.tid, nr: op.nr.into(), errno }
     }
 
     fn result(&self, index: usize) -> i64 {
@@ -371,18 +349,11 @@ impl Remote {
                 return Ok(());
             }
             if has_exited(self.process.as_fd()) {
-                return Err(CallError::Died {
-                    what,
-                    tid: self.tid,
-                });
+                return Err(CallError::Died { what, tid: self.tid });
             }
             if begin.elapsed() > BATCH_WAIT_MAX {
                 let seconds = BATCH_WAIT_MAX.as_secs();
-                return Err(CallError::Overdue {
-                    what,
-                    tid: self.tid,
-                    seconds,
-                });
+                return Err(CallError::Overdue { what, tid: self.tid, seconds });
             }
         }
     }
@@ -395,11 +366,7 @@ pub(crate) fn prepare_slot(slot: &Slot, tied_to_parent: Option<i32>) {
         done: 0,
         count: 0,
         completed: 0,
-        start: if tied_to_parent.is_some() {
-            stub::START_TIED
-        } else {
-            0
-        },
+        start: if tied_to_parent.is_some() { stub::START_TIED } else { 0 },
         parent: tied_to_parent.unwrap_or(0) as u32,
         pad: [0; 5],
     };
@@ -414,9 +381,7 @@ pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 fn errno_of(ret: i64) -> Option<Errno> {
-    (-4095..0)
-        .contains(&ret)
-        .then(|| Errno::from_raw(-ret as i32))
+    (-4095..0).contains(&ret).then(|| Errno::from_raw(-ret as i32))
 }
 
 fn padded(bytes: usize) -> usize {
@@ -437,19 +402,8 @@ fn futex_wake(word: &AtomicU32) {
 }
 
 fn futex_wait(word: &AtomicU32, seen: u32, limit: Duration) {
-    let limit = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    };
+    let limit = libc::timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
     // SAFETY: FUTEX_WAIT reads the word, which the reference keeps mapped, and `limit`, which
     // outlives the call.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT,
-            seen,
-            &limit,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &limit) };
 }

@@ -159,11 +159,7 @@ impl Guard {
         wait[..4].copy_from_slice(&own.as_raw_fd().to_le_bytes());
         wait[4] = libc::POLLIN as u8;
         let forever = (-1i64).into();
-        remote.queue(
-            "guard",
-            libc::SYS_poll,
-            [wait.as_slice().into(), 1u64.into(), forever],
-        )?;
+        remote.queue("guard", libc::SYS_poll, [wait.as_slice().into(), 1u64.into(), forever])?;
         for (_, process) in &brood.processes {
             let (fd, signal) = (process.as_raw_fd().into(), libc::SIGKILL.into());
             let call = [fd, signal, 0u64.into(), 0u64.into()];
@@ -175,11 +171,7 @@ impl Guard {
         let pid = unsafe { clone_into_stub(&args, remote.slot()) }?;
         // SAFETY: on success the kernel has stored a new descriptor, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Self {
-            pid,
-            pidfd,
-            slot: Some(remote.into_slot()),
-        })
+        Ok(Self { pid, pidfd, slot: Some(remote.into_slot()) })
     }
 
     /// Its process id.
@@ -189,10 +181,7 @@ impl Guard {
 
     /// Ends it and gives its slot back, for another one with another id.
     pub(crate) fn retire(mut self) -> Slot {
-        let slot = self
-            .slot
-            .take()
-            .expect("only this takes it, and consumes the guard");
+        let slot = self.slot.take().expect("only this takes it, and consumes the guard");
         drop(self);
         slot
     }
@@ -225,13 +214,7 @@ fn send_kill(pidfd: &OwnedFd) {
     // SAFETY: pidfd_send_signal takes a descriptor, which we own, and integers.
     unsafe {
         let none = std::ptr::null::<u8>();
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            none,
-            0,
-        );
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0);
     }
 }
 
@@ -291,9 +274,7 @@ impl Brood {
 
     /// Kills every recorded process.
     pub(crate) fn kill(&self) {
-        self.processes
-            .iter()
-            .for_each(|(_, pidfd)| send_kill(pidfd));
+        self.processes.iter().for_each(|(_, pidfd)| send_kill(pidfd));
     }
 
     /// Waits until every recorded process is gone and reaped, for at most `limit`.
