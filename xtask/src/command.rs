@@ -9,6 +9,18 @@ pub(crate) fn root() -> PathBuf {
     here.parent().map_or(here.clone(), PathBuf::from)
 }
 
+/// The folder where cargo puts what it builds for release.
+pub(crate) fn release_folder() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target).join("release")
+}
+
+/// Whether a program of this name can be found.
+pub(crate) fn exists(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 /// Runs a program with its output shown.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{}: {error}", describe(command)))?;
@@ -18,6 +30,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 /// Runs a program and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let result = command
+        .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .output()
         .map_err(|error| format!("{}: {error}", describe(command)))?;

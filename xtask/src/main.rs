@@ -1,4 +1,6 @@
-//! What developers and CI run. Each command is one file; `ci` is all of them.
+//! What developers and CI run. Each command is one module; `ci` is all of them.
+//!
+//! It builds, tests and measures; nothing that a user needs lives here.
 
 mod bench;
 mod command;
@@ -14,19 +16,19 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test      build everything and pass every test; what cannot run here is listed as skipped
+  test      build everything and pass every test; what cannot run here is listed as skipped;
+            the last line is `N passed, N failed, N skipped`
   ci        formatting, clippy, documentation, tidy rules, and all tests
   tidy      the rules of the house that no compiler checks
   peers     fetch the programs that we compare with into target/peers
-  bench restore [--runs N] [--case NAME]
-            compare with upstream on the same images, alternating
+  bench restore [--runs N] [--case small|tree|twenty|vmas] [--thaw PROGRAM]
+            compare with upstream on the same images, alternating; PROGRAM stands in for thaw
   zdtm-report TABLE UPSTREAM
             write docs/zdtm.md from a table of results and the list of what upstream passes";
 
 fn main() -> ExitCode {
-    let result = run();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match run() {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
@@ -34,20 +36,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), String> {
+fn run() -> Result<ExitCode, String> {
     let mut parser = lexopt::Parser::from_env();
-    let Some(Value(name)) = parser.next().map_err(|error| error.to_string())? else {
-        println!("{HELP}");
-        return Ok(());
+    let name = match parser.next().map_err(|error| error.to_string())? {
+        None | Some(Short('h') | Long("help")) => {
+            println!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Value(name)) => name,
+        Some(other) => return Err(other.unexpected().to_string()),
     };
     std::env::set_current_dir(command::root()).map_err(|error| error.to_string())?;
+    let done = |()| ExitCode::SUCCESS;
     match name.to_str() {
-        Some("test") => suite::test(),
-        Some("ci") => suite::ci(),
-        Some("tidy") => tidy::run(),
-        Some("peers") => peers::fetch().map(|path| println!("{}", path.display())),
-        Some("bench") => bench::run(parser),
-        Some("zdtm-report") => zdtm::report(parser),
+        Some("test") => Ok(suite::test()),
+        Some("ci") => Ok(suite::ci()),
+        Some("tidy") => tidy::run().map(done),
+        Some("peers") => peers::show().map(done),
+        Some("bench") => bench::run(parser).map(done),
+        Some("zdtm-report") => zdtm::report(parser).map(done),
         _ => Err(format!("unknown command {}\n{HELP}", name.display())),
     }
 }

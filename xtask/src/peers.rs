@@ -1,20 +1,32 @@
 //! Fetches the programs that we compare with: Debian's current criu, with all that it needs.
 //!
-//! Nothing is installed. The packages come from the newest suite of the archive that this machine
-//! is already configured to use, are unpacked under `target/peers`, and run through their own
-//! loader, since they are newer than the system's libraries.
+//! Nothing is installed. The packages come from a newer suite of the archive that this machine is
+//! already configured to use, are unpacked under `target/peers`, and run through their own loader,
+//! since they are newer than the system's libraries. What is there has been tried: the folder gets
+//! its name only after a process was dumped and restored.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use crate::command;
 
 /// Suites that may have a criu new enough for current kernels, newest first.
-const SUITES: [&str; 3] = ["sid", "forky", "testing"];
+const SUITES: [&str; 5] = ["sid", "forky", "testing", "trixie-backports", "trixie"];
 /// criu before this cannot restore on kernels from about 6.13.
 const VERSION_MIN: (u32, u32) = (4, 2);
+/// Keys of the archive, as newer and older systems have them.
+const KEYRINGS: [&str; 2] = [
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+];
+/// Written last: the version of what is unpacked beside it.
+const STAMP: &str = "version";
 
 /// Starts criu with its own loader and libraries; everything is found from the script's place.
 const WRAPPER: &str = r#"#!/bin/sh
@@ -24,72 +36,120 @@ exec "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "$libr
     "$root/usr/sbin/criu" "$@"
 "#;
 
+/// A process to try criu on: no terminal, no files of ours, a session of its own.
+const SLEEPER: &str = r#"
+for file in /proc/self/fd/*; do
+    fd="${file##*/}"
+    if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+done
+exec setsid sleep 1000
+"#;
+
+/// Fetches what is not there yet, and says what there is.
+pub(crate) fn show() -> Result<(), String> {
+    let criu = fetch()?;
+    let (major, minor) = version(&criu)?;
+    println!("criu {major}.{minor}: {}", criu.display());
+    Ok(())
+}
+
 /// Fetches what is not there yet, and returns the path of the criu wrapper.
 pub(crate) fn fetch() -> Result<PathBuf, String> {
-    let dir = command::root().join("target/peers");
-    let wrapper = dir.join("criu");
-    if version(&wrapper).is_ok_and(|version| version >= VERSION_MIN) {
-        return Ok(wrapper);
+    let peers = command::root().join("target/peers");
+    let complete = peers.join("criu");
+    if complete.join(STAMP).is_file() {
+        return Ok(complete.join("criu"));
+    }
+    for program in ["apt-get", "dpkg-deb"] {
+        if !command::exists(program) {
+            return Err(format!("criu cannot be fetched: {program} is missing here"));
+        }
     }
     let archive = archive()?;
     let mut failures = Vec::new();
     for suite in SUITES {
-        match fetch_suite(&dir, &archive, suite) {
-            Ok(()) => return Ok(wrapper),
+        eprintln!("xtask: looking for criu in {suite}");
+        let fresh = peers.join("criu.partial");
+        let fetched = fetch_suite(&fresh, &archive, suite).and_then(|()| {
+            remove(&complete)?;
+            fs::rename(&fresh, &complete).map_err(|error| error.to_string())
+        });
+        match fetched {
+            Ok(()) => return Ok(complete.join("criu")),
             Err(error) => failures.push(format!("{suite}: {error}")),
         }
     }
-    Err(format!("no criu from 4.2 on could be fetched ({})", failures.join("; ")))
+    let (major, minor) = VERSION_MIN;
+    let failures = failures.join("; ");
+    Err(format!("no criu from {major}.{minor} on could be fetched and tried ({failures})"))
 }
 
 /// The archive that the machine's own package sources name.
 fn archive() -> Result<String, String> {
     let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
     for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
-        texts.push(fs::read_to_string(entry.path()).unwrap_or_default());
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "list" || end == "sources") {
+            texts.push(fs::read_to_string(path).unwrap_or_default());
+        }
     }
-    let words = texts.iter().flat_map(|text| text.lines());
-    words
+    texts
+        .iter()
+        .find_map(|text| archive_in(text))
+        .ok_or_else(|| "the package sources of this machine name no Debian archive".to_owned())
+}
+
+/// The first address of a Debian archive in a list of sources of either form.
+fn archive_in(text: &str) -> Option<String> {
+    text.lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .flat_map(str::split_whitespace)
         .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
         .map(str::to_owned)
-        .ok_or_else(|| "the package sources of this machine name no Debian archive".to_owned())
 }
 
-fn fetch_suite(dir: &Path, archive: &str, suite: &str) -> Result<(), String> {
+/// Unpacks criu of a suite into `folder` and tries it.
+fn fetch_suite(folder: &Path, archive: &str, suite: &str) -> Result<(), String> {
     let io = |error: std::io::Error| error.to_string();
-    let apt = dir.join("apt");
-    for folder in ["state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(folder)).map_err(io)?;
+    remove(folder)?;
+    let (apt, root) = (folder.join("apt"), folder.join("root"));
+    for path in [&apt.join("state/lists/partial"), &apt.join("cache/archives/partial"), &root] {
+        fs::create_dir_all(path).map_err(io)?;
     }
-    fs::write(apt.join("status"), "").map_err(io)?;
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
+    let keyring = keyring.ok_or("the keyring of the Debian archive is missing here")?;
     let source = format!("deb [signed-by={keyring}] {archive} {suite} main\n");
     fs::write(apt.join("sources.list"), source).map_err(io)?;
+    // Nothing counts as installed, so that criu comes with all that it needs.
+    fs::write(apt.join("status"), "").map_err(io)?;
     command::output(apt_get(&apt).arg("update"))?;
-    let packages = ["install", "-y", "--download-only", "--no-install-recommends", "criu"];
-    command::output(apt_get(&apt).args(packages))?;
-    let root = dir.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root).map_err(io)?;
-    }
-    fs::create_dir_all(&root).map_err(io)?;
+    let download = ["install", "-y", "--download-only", "--no-install-recommends", "criu"];
+    command::output(apt_get(&apt).args(download))?;
     for entry in fs::read_dir(apt.join("cache/archives")).map_err(io)? {
         let package = entry.map_err(io)?.path();
-        if package.extension().is_some_and(|extension| extension == "deb") {
+        if package.extension().is_some_and(|end| end == "deb") {
             command::output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
         }
     }
-    let wrapper = dir.join("criu");
-    fs::write(&wrapper, WRAPPER).map_err(io)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).map_err(io)?;
     fs::remove_dir_all(&apt).map_err(io)?;
-    let (major, minor) = version(&wrapper)?;
+    let criu = folder.join("criu");
+    fs::write(&criu, WRAPPER).map_err(io)?;
+    fs::set_permissions(&criu, fs::Permissions::from_mode(0o755)).map_err(io)?;
+    let (major, minor) = version(&criu)?;
     if (major, minor) < VERSION_MIN {
         return Err(format!("criu {major}.{minor} is too old"));
     }
-    Ok(())
+    try_out(&criu, &folder.join("trial"))?;
+    fs::write(folder.join(STAMP), format!("{major}.{minor}\n")).map_err(io)
+}
+
+fn remove(path: &Path) -> Result<(), String> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    removed.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// apt-get with a state of its own: it neither reads nor changes the system's.
@@ -103,8 +163,12 @@ fn apt_get(apt: &Path) -> Command {
         ("Dir::Etc::sourcelist", path("sources.list")),
         ("Dir::Etc::sourceparts", "-".to_owned()),
         ("APT::Architecture", "amd64".to_owned()),
-        ("Acquire::Languages", "none".to_owned()),
         ("APT::Sandbox::User", "root".to_owned()),
+        // An archive that cannot be reached is an error, and soon one.
+        ("APT::Update::Error-Mode", "any".to_owned()),
+        ("Acquire::Languages", "none".to_owned()),
+        ("Acquire::Retries", "1".to_owned()),
+        ("Acquire::http::Timeout", "20".to_owned()),
     ] {
         command.arg("-o").arg(format!("{key}={value}"));
     }
@@ -112,9 +176,77 @@ fn apt_get(apt: &Path) -> Command {
 }
 
 /// Major and minor version that the program says it has.
-fn version(wrapper: &Path) -> Result<(u32, u32), String> {
-    let text = command::output(Command::new(wrapper).arg("--version"))?;
-    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let mut parts = word.unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
-    Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
+fn version(criu: &Path) -> Result<(u32, u32), String> {
+    let text = command::output(Command::new(criu).arg("--version"))?;
+    parse_version(&text).ok_or_else(|| format!("criu states no version: {text}"))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut words = text.split_whitespace();
+    let word = words.find(|word| word.starts_with(|char: char| char.is_ascii_digit()))?;
+    let mut parts = word.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+/// Dumps and restores a process, as root; others can use criu for little else than its version.
+fn try_out(criu: &Path, images: &Path) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    fs::create_dir_all(images).map_err(|error| error.to_string())?;
+    // What is restored in the background comes to us when criu ends.
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| error.to_string())?;
+    let mut sleeper = Command::new("bash");
+    sleeper.args(["-c", SLEEPER]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut sleeper = sleeper.stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+    let pid = sleeper.id() as i32;
+    let tried = wait_for_session(pid).and_then(|()| {
+        let mut dump = Command::new(criu);
+        dump.args(["dump", "-v1", "-o", "dump.log", "-t", &pid.to_string(), "-D"]);
+        command::output(dump.arg(images))?;
+        sleeper.wait().map_err(|error| error.to_string())?;
+        let mut restore = Command::new(criu);
+        restore.args(["restore", "-d", "-v1", "-o", "restore.log", "-D"]);
+        command::output(restore.arg(images))
+    });
+    let ended = kill(Pid::from_raw(pid), Signal::SIGKILL)
+        .and_then(|()| waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL)));
+    let logs = ["dump.log", "restore.log"].map(|name| fs::read_to_string(images.join(name)));
+    let error = logs.iter().flatten().flat_map(|log| log.lines()).find(|l| l.contains("Error"));
+    tried.map_err(|failure| format!("{failure} {}", error.unwrap_or_default()))?;
+    ended.map_err(|errno| format!("the restored process is not there: {errno}"))?;
+    remove(images)
+}
+
+/// Waits until the sleeper has become a session leader and runs its program.
+fn wait_for_session(pid: i32) -> Result<(), String> {
+    loop {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        match name.map_err(|error| format!("the process to dump: {error}"))?.trim() {
+            "sleep" => return Ok(()),
+            "bash" | "setsid" => std::thread::yield_now(),
+            other => return Err(format!("the process to dump became {other}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{archive_in, parse_version};
+
+    #[test]
+    fn archive_is_found_in_both_forms() {
+        let list = "# deb http://a/debian x\ndeb [signed-by=/k] http://b/debian sid main\n";
+        let sources = "Types: deb\nURIs: http://c/debian/\nSuites: bookworm\n";
+        assert_eq!(archive_in(list).as_deref(), Some("http://b/debian"));
+        assert_eq!(archive_in(sources).as_deref(), Some("http://c/debian/"));
+        assert_eq!(archive_in("URIs: http://c/debian-security\n"), None);
+    }
+
+    #[test]
+    fn version_is_the_first_number() {
+        assert_eq!(parse_version("Version: 4.2\nGitID: v4.1\n"), Some((4, 2)));
+        assert_eq!(parse_version("Version: 4.3.1\n"), Some((4, 3)));
+        assert_eq!(parse_version("Version: x\n"), None);
+    }
 }

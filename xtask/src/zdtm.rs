@@ -69,11 +69,11 @@ fn render(rows: &[Row], upstream: usize) -> String {
     let passed: Vec<&Row> = rows.iter().filter(|row| row.passed).collect();
     let mut text = format!(
         "# CRIU's test-suite (ZDTM), host flavour\n\n\
-         Written by `cargo xtask zdtm-report`. The dump is upstream's (CRIU 4.2), the restore ours.\n\
-         Upstream itself passes {upstream} tests here; {} of them restore something, the others\n\
-         check that a dump fails.\n\n\
-         **{} of {} restores pass.** Every other one is refused before any task exists, unless the\n\
-         reason says something else.\n\n## Passing\n\n",
+         Written by `cargo xtask zdtm-report`. The dump is upstream's (CRIU 4.2), the restore\n\
+         ours. Upstream itself passes {upstream} tests here; {} of them restore something, the\n\
+         others check that a dump fails.\n\n\
+         **{} of {} restores pass.** Every other one is refused before any task exists, unless\n\
+         the reason says something else.\n\n## Passing\n\n",
         rows.len(),
         passed.len(),
         rows.len()

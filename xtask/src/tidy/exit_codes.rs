@@ -64,10 +64,7 @@ fn constants(text: &str) -> Vec<(u8, String)> {
             doc = format!("{doc} {}", more.trim());
             continue;
         }
-        let value = line
-            .contains("const ")
-            .then(|| line.split(": u8 = ").nth(1))
-            .flatten();
+        let value = line.contains("const ").then(|| line.split(": u8 = ").nth(1)).flatten();
         if let Some(code) = value.and_then(|value| value.trim_end_matches(';').parse().ok()) {
             found.push((code, doc.trim().trim_end_matches('.').to_owned()));
         }
@@ -87,10 +84,7 @@ mod tests {
     fn findings(rows: &str) -> Vec<String> {
         let table = "<!-- exit-codes -->\n| code | meaning |\n|---|---|\n";
         let readme = format!("# A\n{table}{rows}<!-- /exit-codes -->\n| 9 | other table |\n");
-        let files = [
-            File::new("README.md", &readme),
-            File::new("restore-cli/src/main.rs", SOURCE),
-        ];
+        let files = [File::new("README.md", &readme), File::new("restore-cli/src/main.rs", SOURCE)];
         let mut findings = Vec::new();
         check(&files, &mut findings);
         findings

@@ -34,16 +34,8 @@ struct File {
 
 impl File {
     fn new(path: &str, text: &str) -> Self {
-        let code = if path.ends_with(".rs") {
-            source::code_lines(text)
-        } else {
-            Vec::new()
-        };
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
+        let code = if path.ends_with(".rs") { source::code_lines(text) } else { Vec::new() };
+        Self { path: path.to_owned(), text: text.to_owned(), code }
     }
 
     fn is_rust(&self) -> bool {
@@ -203,10 +195,8 @@ mod tests {
 
     #[test]
     fn clean_files_have_no_findings() {
-        let tests = format!(
-            "//! Why.\n#[cfg(test)]\nmod tests {{\n{}}}\n",
-            "    f();\n".repeat(600)
-        );
+        let tests =
+            format!("//! Why.\n#[cfg(test)]\nmod tests {{\n{}}}\n", "    f();\n".repeat(600));
         let comments = format!("//! Why.\n{}", "// A word.\n\n".repeat(600));
         for text in [
             "//! Why.\nfn f() {}\n",
@@ -223,10 +213,7 @@ mod tests {
     fn each_rule_finds_its_canary() {
         let long = format!("//! Why.\n// {}\n", "x".repeat(100));
         let many = format!("//! Why.\n{}", "let x = 1;\n".repeat(501));
-        let after = format!(
-            "//! Why.\n#[cfg(test)]\nmod a {{\n}}\n{}",
-            "f();\n".repeat(501)
-        );
+        let after = format!("//! Why.\n#[cfg(test)]\nmod a {{\n}}\n{}", "f();\n".repeat(501));
         let outside = ["//! See .", "./shared", "\n"].concat();
         let machine = ["//! See /wo", "rk/", "here\n"].concat();
         for canary in [

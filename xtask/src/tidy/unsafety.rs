@@ -7,6 +7,7 @@ use super::{File, Findings, at};
 
 /// The only files that may hold unsafe code.
 const UNSAFE_FILES: &[&str] = &[
+    "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
     "restore-core/src/engine/memory.rs",
     "restore-core/src/engine/mod.rs",
@@ -28,11 +29,9 @@ pub(super) fn check_lists(files: &[File], findings: &mut Findings) {
     compare_files(files, UNSAFE_FILES, findings);
     match files.iter().find(|file| file.path == ARCHITECTURE) {
         Some(file) => compare_document(&file.text, UNSAFE_FILES, findings),
-        None => findings.push(at(
-            ARCHITECTURE,
-            1,
-            "is missing; it lists the files with unsafe code",
-        )),
+        None => {
+            findings.push(at(ARCHITECTURE, 1, "is missing; it lists the files with unsafe code"))
+        }
     }
 }
 

@@ -1,0 +1,208 @@
+//! `bench restore`: our restore and upstream's on the same images.
+//!
+//! `/run` is a tmpfs in a mount namespace of our own: upstream keeps what it found out about the
+//! kernel there, and its probing is not to be counted. Both find the images in the page cache. In
+//! the pair that warms up, the restored tree is asked whether its memory is intact.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::child::{self, Run};
+use super::{Comparison, Options};
+use crate::{command, peers};
+
+/// A load that is restored: name, arguments of the workload, processes.
+struct Case(&'static str, &'static [&'static str], usize);
+
+const CASES: [Case; 4] = [
+    Case("small", &["1", "1", "0"], 1),
+    Case("tree", &["3", "256", "3"], 3),
+    Case("twenty", &["20", "1", "0"], 20),
+    Case("vmas", &["vmas", "10000"], 1),
+];
+/// Longest wait for a process to look through its memory and answer.
+const ANSWER_MS_MAX: u16 = 30_000;
+
+/// Runs the chosen cases.
+pub(super) fn compare(options: &Options) -> Result<Vec<Comparison>, String> {
+    let chosen = |case: &&Case| options.case.as_ref().is_none_or(|name| name == case.0);
+    let cases: Vec<&Case> = CASES.iter().filter(chosen).collect();
+    if cases.is_empty() {
+        return Err(format!("no such case; there are {}", CASES.map(|case| case.0).join(", ")));
+    }
+    let mut build = command::cargo(&["build", "--release", "--locked"]);
+    command::run(build.args(["--package", "restore-cli", "--bins", "--examples"]))?;
+    let criu = peers::fetch()?;
+    let thaw = options.thaw.clone().unwrap_or_else(|| command::release_folder().join("thaw"));
+    prepare().map_err(|errno| format!("/run of our own: {errno} (needs root)"))?;
+    let compared = cases.into_iter().map(|case| {
+        eprintln!("xtask: {} runs of {}", options.runs, case.0);
+        let bench = Bench::set_up(case, &criu).map_err(|error| format!("{}: {error}", case.0))?;
+        super::alternate(case.0, options.runs, bench.restorer(&criu), bench.restorer(&thaw))
+            .map_err(|error| format!("{}: {error}", case.0))
+    });
+    compared.collect()
+}
+
+/// Makes this process the parent of all orphans below it, with a `/run` of its own.
+fn prepare() -> nix::Result<()> {
+    let none: Option<&str> = None;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
+}
+
+/// A dumped tree. Whatever is left of it ends with this value.
+struct Bench {
+    images: PathBuf,
+    /// Where processes write their answers.
+    status: PathBuf,
+    /// Its pids, the root first.
+    tree: Vec<i32>,
+}
+
+impl Bench {
+    /// Starts a workload and dumps it with upstream.
+    fn set_up(case: &Case, criu: &Path) -> Result<Self, String> {
+        let Case(name, args, processes) = *case;
+        let folder = command::root().join("target/bench").join(name);
+        let images = folder.join("images");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&images).map_err(|error| error.to_string())?;
+        let status = folder.join("status");
+        let tree = start(&status, args)?;
+        let bench = Self { images, status, tree };
+        if bench.tree.len() != processes {
+            return Err(format!("{} of {processes} processes are ready", bench.tree.len()));
+        }
+        let mut dump = Command::new(criu);
+        dump.args(["dump", "-v1", "-o", "dump.log", "-t", &bench.tree[0].to_string(), "-D"]);
+        command::output(dump.arg(&bench.images))?;
+        reap(&bench.tree)?;
+        read_all(&bench.images).map_err(|error| error.to_string())?;
+        Ok(bench)
+    }
+
+    /// One run of a program: restore, look, end the tree.
+    fn restorer(&self, program: &Path) -> impl FnMut() -> Result<Run, String> {
+        let mut asked = false;
+        move || {
+            let mut restore = Command::new(program);
+            restore.args(["restore", "-d", "-v0", "-o", "restore.log", "-D"]);
+            let run = child::measure(restore.arg(&self.images))?;
+            let restored = session(self.tree[0]);
+            if restored != self.tree {
+                let program = program.display();
+                return Err(format!("{program}: restored {restored:?}, not {:?}", self.tree));
+            }
+            if !std::mem::replace(&mut asked, true) {
+                self.ask().map_err(|error| format!("{}: {error}", program.display()))?;
+            }
+            end(&self.tree)?;
+            Ok(run)
+        }
+    }
+
+    /// Asks every process of the restored tree whether its memory is intact.
+    fn ask(&self) -> Result<(), String> {
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC).map_err(|errno| errno.to_string())?;
+        watch
+            .add_watch(&self.status, AddWatchFlags::IN_MODIFY)
+            .map_err(|errno| errno.to_string())?;
+        for &pid in &self.tree {
+            let asked = kill(Pid::from_raw(pid), Signal::SIGUSR1);
+            asked.map_err(|errno| format!("asking process {pid}: {errno}"))?;
+        }
+        let text = loop {
+            let text = fs::read_to_string(&self.status).map_err(|error| error.to_string())?;
+            if text.lines().count() >= self.tree.len() {
+                break text;
+            }
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(ANSWER_MS_MAX)) {
+                Ok(1) => drop(watch.read_events()),
+                _ => return Err(format!("not all processes answer: {text}")),
+            }
+        };
+        if let Some(line) = text.lines().find(|line| !line.ends_with(" intact")) {
+            return Err(format!("memory is not intact: {line}"));
+        }
+        // A restore insists on the size that the file had at the dump.
+        fs::write(&self.status, "").map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = end(&self.tree);
+    }
+}
+
+/// Starts a workload and returns its pids when all of it is ready.
+fn start(status: &Path, args: &[&str]) -> Result<Vec<i32>, String> {
+    let mut workload = Command::new(command::release_folder().join("examples/workload"));
+    workload.arg(status).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = workload.stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+    let mut stdout = child.stdout.take().expect("it is piped");
+    // The end of the output is the sign: every process has closed it.
+    io::copy(&mut stdout.by_ref(), &mut io::sink()).map_err(|error| error.to_string())?;
+    Ok(session(child.id() as i32))
+}
+
+/// So that both sides find the images in the page cache.
+fn read_all(images: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(images)? {
+        io::copy(&mut File::open(entry?.path())?, &mut io::sink())?;
+    }
+    Ok(())
+}
+
+/// All processes of a session, its leader first and the others in order.
+fn session(leader: i32) -> Vec<i32> {
+    let mut pids: Vec<i32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or_default();
+            fields.split_whitespace().nth(3).is_some_and(|id| id.parse() == Ok(leader))
+        })
+        .collect();
+    pids.sort_by_key(|&pid| (pid != leader, pid));
+    pids
+}
+
+/// Ends what there is of a tree.
+fn end(tree: &[i32]) -> Result<(), String> {
+    for &pid in session(tree[0]).iter().filter(|pid| tree.contains(pid)) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL); // it may have just ended
+    }
+    reap(tree)
+}
+
+/// Collects a tree that ends, parents first: as a subreaper we get the children of the dead.
+fn reap(tree: &[i32]) -> Result<(), String> {
+    for &pid in tree {
+        let pid = Pid::from_raw(pid);
+        while waitpid(pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
+        if kill(pid, None) != Err(Errno::ESRCH) {
+            return Err(format!("process {pid} does not end"));
+        }
+    }
+    Ok(())
+}
