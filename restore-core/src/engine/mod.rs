@@ -36,7 +36,7 @@ use crate::remote::freeze::FreezeError;
 use crate::remote::region::{Region, Slot};
 use crate::remote::ring::CallError;
 pub use crate::remote::spawn::GuardError;
-use crate::remote::spawn::{Brood, Guard, leave_rseq, spawn_root};
+use crate::remote::spawn::{Brood, Guard, leave_rseq, spawn_root, swap_signal_mask};
 use pool::Pool;
 use target::{Child, Source, Sources, Target};
 use worker::Surroundings;
@@ -465,28 +465,25 @@ fn assign(
 
 /// What this thread and process change about themselves for the time of a restore.
 struct ThreadGuard {
-    mask: nix::sys::signal::SigSet,
+    mask: u64,
     was_subreaper: bool,
 }
 
 impl ThreadGuard {
     fn enter() -> Result<Self, RestoreError> {
-        use nix::sys::signal::{SigSet, SigmaskHow};
         let setup = |what| move |errno: Errno| RestoreError::Setup { what, source: errno.into() };
-        let mask = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map_err(setup("block signals"))?;
         let was_subreaper =
             nix::sys::prctl::get_child_subreaper().map_err(setup("read the subreaper flag"))?;
         nix::sys::prctl::set_child_subreaper(true).map_err(setup("become a subreaper"))?;
-        Ok(Self { mask, was_subreaper })
+        // A signal to the restorer waits until the tree runs or is gone.
+        Ok(Self { mask: swap_signal_mask(u64::MAX), was_subreaper })
     }
 }
 
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
-        // Both were just read or set successfully; there is nobody to tell if they fail now.
+        swap_signal_mask(self.mask);
+        // It was just set successfully; there is nobody to tell if it fails now.
         let _ = nix::sys::prctl::set_child_subreaper(self.was_subreaper);
-        let _ = self.mask.thread_set_mask();
     }
 }

@@ -63,8 +63,8 @@ pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// Forks this process into the stub on `slot` with the wanted pid.
 ///
-/// The caller's thread must have all signals blocked (the child inherits the mask) and must be the
-/// thread that lives as long as the restore does: the child dies with it. With `sibling` the child
+/// The calling thread must be the one that lives as long as the restore does: the child dies with
+/// it. With `sibling` the child
 /// becomes a child of our own parent instead.
 ///
 /// # Errors
@@ -98,6 +98,9 @@ pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, 
 /// # Safety
 /// What `args` points to is valid for the call, and the child has an address space of its own.
 unsafe fn clone_into_stub(args: &CloneArgs, slot: &Slot) -> Result<i32, Errno> {
+    // A task without a stack must never be given a signal. glibc unblocks its own two when it
+    // starts a thread, so this is the place.
+    let mask = swap_signal_mask(u64::MAX);
     let ret: i64;
     // SAFETY: without CLONE_VM (the caller's promise) the child has a copy of this address space;
     // it executes nothing but the jump below and the stub, which uses neither stack nor any memory
@@ -120,6 +123,7 @@ unsafe fn clone_into_stub(args: &CloneArgs, slot: &Slot) -> Result<i32, Errno> {
             out("r11") _,
         );
     }
+    swap_signal_mask(mask);
     if ret < 0 {
         return Err(Errno::from_raw(-ret as i32));
     }
@@ -227,6 +231,19 @@ pub(crate) fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: the kernel returned a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sets this thread's mask of blocked signals and returns the one before.
+///
+/// The C library keeps two signals for itself and never lets them be blocked; a restored thread
+/// may have them pending all the same, so the system call is made directly.
+pub(crate) fn swap_signal_mask(mask: u64) -> u64 {
+    let mut before = 0u64;
+    let (new, old) = (&raw const mask, &raw mut before);
+    // SAFETY: reads and writes eight bytes each, in locals that outlive the call. With valid
+    // arguments it cannot fail.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, new, old, 8) };
+    before
 }
 
 /// Ends this thread's restartable-sequence registration, so that a fork of it does not write to
