@@ -190,3 +190,30 @@ pub(super) fn signalfd(mask: u64) -> Result<OwnedFd, Errno> {
     // SAFETY: signalfd4 has just returned this descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Kind, id and signal of a file's owner.
+#[cfg(test)]
+pub(super) fn owner(fd: &OwnedFd) -> Result<(i32, i32, i32), Errno> {
+    /// `F_GETOWN_EX`, `F_GETSIG` (asm-generic/fcntl.h).
+    const F_GETOWN_EX: i32 = 16;
+    const F_GETSIG: i32 = 11;
+    let mut owner = [0i32; 2];
+    // SAFETY: `owner` has the layout of `struct f_owner_ex`, two ints, and outlives the call.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr()) };
+    Errno::result(ret)?;
+    // SAFETY: fcntl without an argument.
+    let signal = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) })?;
+    Ok((owner[0], owner[1], signal))
+}
+
+/// User ids that a file's owner was named under.
+#[cfg(test)]
+pub(super) fn owner_ids(fd: &OwnedFd) -> Result<(u32, u32), Errno> {
+    /// `F_GETOWNER_UIDS` (asm-generic/fcntl.h).
+    const F_GETOWNER_UIDS: i32 = 17;
+    let mut ids = [0u32; 2];
+    // SAFETY: the call writes two 32-bit ids; `ids` has room for them and outlives it.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, ids.as_mut_ptr()) };
+    Errno::result(ret)?;
+    Ok((ids[0], ids[1]))
+}
