@@ -265,13 +265,14 @@ impl Planner<'_> {
         let plan = match entry.r#type() {
             FdTypes::Reg => self.regular(key, id, mapping),
             FdTypes::Fifo => fifo::plan(checkpoint, entry).map(Plan::Fifo).map(Some),
-            FdTypes::Eventfd => Ok(anonymous::Eventfd::plan(entry).map(Plan::Eventfd)),
-            FdTypes::Signalfd => Ok(anonymous::Signalfd::plan(entry).map(Plan::Signalfd)),
-            FdTypes::Eventpoll => Ok(self.epoll(entry)),
-            FdTypes::Timerfd => Ok(timerfd::Plan::new(entry).map(Plan::Timerfd)),
-            FdTypes::Memfd => Ok(self.memory(entry, mapping)),
+            FdTypes::Eventfd => whole(entry, anonymous::Eventfd::plan, Plan::Eventfd),
+            FdTypes::Signalfd => whole(entry, anonymous::Signalfd::plan, Plan::Signalfd),
+            FdTypes::Eventpoll => self.epoll(entry),
+            FdTypes::Timerfd => whole(entry, timerfd::Plan::new, Plan::Timerfd),
+            FdTypes::Memfd => whole(entry, |e| self.memory(e, mapping), Plan::Memory),
             FdTypes::Pidfd => self.pidfd(key, entry),
-            FdTypes::Pipe => Ok(None), // planned together, by pipe
+            // Planned together, by pipe.
+            FdTypes::Pipe => whole(entry, |e| e.pipe, |_| ()).map(|_| None),
             other => Err(unsupported(other, entry)),
         };
         match plan {
@@ -308,22 +309,24 @@ impl Planner<'_> {
         Ok(None)
     }
 
-    fn epoll(&mut self, entry: &FileEntry) -> Option<Plan> {
+    fn epoll(&mut self, entry: &FileEntry) -> Result<Option<Plan>, Refusal> {
         let refused = epoll::check(self.checkpoint, entry).into_iter();
         self.refusals.extend(refused.map(|r| (FileId(entry.id), r)));
-        epoll::Epoll::plan(entry).map(Plan::Epoll)
+        whole(entry, epoll::Epoll::plan, Plan::Epoll)
     }
 
     fn pidfd(&mut self, key: ObjectKey, entry: &FileEntry) -> Result<Option<Plan>, Refusal> {
-        let plan = pidfd::Plan::new(self.checkpoint, entry)?;
-        self.plan.late.extend(plan.map(|p| (key, Late::Pidfd(p))));
+        if let Some(pidfd) = whole(entry, |e| e.pidfd, |pidfd| pidfd)? {
+            let plan = pidfd::Plan::new(self.checkpoint, pidfd)?;
+            self.plan.late.push((key, Late::Pidfd(plan)));
+        }
         Ok(None)
     }
 
-    fn memory(&mut self, entry: &FileEntry, mapping: Option<u32>) -> Option<Plan> {
+    fn memory(&mut self, entry: &FileEntry, mapping: Option<u32>) -> Option<memory::View> {
         let (id, plan) = memory::plan(self.checkpoint, entry)?;
         self.plan.memories.entry(id).or_insert(plan);
-        memory::View::new(entry, id, mapping).map(Plan::Memory)
+        memory::View::new(entry, id, mapping)
     }
 
     fn shmem(&mut self, key: ObjectKey, shmid: u64) {
@@ -366,6 +369,17 @@ impl Planner<'_> {
         }
         all
     }
+}
+
+/// The plan of an entry that has the part of its kind.
+fn whole<P, T>(
+    entry: &FileEntry,
+    plan: impl FnOnce(&FileEntry) -> Option<P>,
+    wrap: impl FnOnce(P) -> T,
+) -> Result<Option<T>, Refusal> {
+    let place = format!("files.img, file {:#x}", entry.id);
+    let plan = plan(entry).ok_or_else(|| Refusal::of_tree("file without its description", place));
+    plan.map(|plan| Some(wrap(plan)))
 }
 
 fn unsupported(kind: FdTypes, entry: &FileEntry) -> Refusal {

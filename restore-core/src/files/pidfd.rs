@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use criu_image::Checkpoint;
-use criu_image::record::{FileEntry, PidfdEntry};
+use criu_image::record::PidfdEntry;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -34,18 +34,15 @@ impl Plan {
     /// Plans a pidfd of a process of the tree, or of one that has gone.
     ///
     /// Threads are made after the descriptors are, so a pidfd of one is refused.
-    pub(super) fn new(checkpoint: &Checkpoint, entry: &FileEntry) -> Result<Option<Self>, Refusal> {
-        let Some(pidfd) = entry.pidfd else {
-            return Ok(None);
-        };
-        let pid = pidfd.nspid;
+    pub(super) fn new(checkpoint: &Checkpoint, entry: PidfdEntry) -> Result<Self, Refusal> {
+        let pid = entry.nspid;
         let mut processes = checkpoint.processes.iter();
         if pid != GONE && !processes.any(|process| i64::from(process.pid) == i64::from(pid)) {
             let what = format!("pidfd of {pid}, a thread or outside the tree");
             let place = format!("files.img, file {:#x}", entry.id);
             return Err(Refusal::of_tree(what, place));
         }
-        Ok(Some(Self { entry: pidfd }))
+        Ok(Self { entry })
     }
 
     pub(super) fn open(&self, dead: &mut Dead) -> Result<OwnedFd, FilesError> {
