@@ -1,10 +1,11 @@
-//! Files without a path or a partner: event counters, signal files, epoll instances.
+//! Files without a path or a partner: event counters and signal files.
+//!
+//! Whether a counter counts as a semaphore (`EFD_SEMAPHORE`) is not in the images.
 
 use std::os::fd::OwnedFd;
 
 use criu_image::record::FileEntry;
 use nix::errno::Errno;
-use nix::sys::epoll::EpollCreateFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{FilesError, set_status_flags};
@@ -58,31 +59,5 @@ impl Signalfd {
         let fd = super::raw::signalfd(self.mask).map_err(fail)?;
         set_status_flags(&fd, self.flags, &what)?;
         Ok(fd)
-    }
-}
-
-/// An epoll instance; what it watches is added by a process that has both descriptors.
-#[derive(Debug)]
-pub(super) struct Epoll {
-    id: u32,
-    flags: u32,
-}
-
-impl Epoll {
-    pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
-        let file = entry.epfd.as_ref()?;
-        Some(Self { id: file.id, flags: file.flags })
-    }
-
-    pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
-        let what = format!("epoll instance {:#x}", self.id);
-        let flags = EpollCreateFlags::EPOLL_CLOEXEC;
-        let epoll = nix::sys::epoll::Epoll::new(flags).map_err(|errno| FilesError::Object {
-            call: "epoll_create1",
-            what: what.clone(),
-            errno,
-        })?;
-        set_status_flags(&epoll.0, self.flags, &what)?;
-        Ok(epoll.0)
     }
 }

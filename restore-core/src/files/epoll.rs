@@ -1,12 +1,45 @@
-//! What epoll instances watch.
+//! Epoll instances and what they watch.
 //!
-//! The kernel keeps a watch by (open file, descriptor number). So it is added by a process in
-//! which the number stands for that file: the first one that has both.
+//! The kernel keeps a watch by (open file, descriptor number), so it must be added by a process in
+//! which the number stands for that file. A dump writes an instance when it meets it first, with
+//! the numbers of the process at hand: that process adds the watches here, and no other, since the
+//! same number may stand for another file elsewhere.
 
-use criu_image::record::FileEntry;
-use criu_image::{Checkpoint, Process};
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
+use criu_image::record::{FdinfoEntry, FileEntry};
+use criu_image::{Checkpoint, FileId, Process};
+use nix::sys::epoll::EpollCreateFlags;
+
+use super::{FilesError, set_status_flags};
 use crate::refusal::Refusal;
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(super) struct Epoll {
+    id: u32,
+    flags: u32,
+}
+
+impl Epoll {
+    pub(super) fn plan(entry: &FileEntry) -> Option<Self> {
+        let file = entry.epfd.as_ref()?;
+        Some(Self { id: file.id, flags: file.flags })
+    }
+
+    pub(super) fn open(&self) -> Result<OwnedFd, FilesError> {
+        let what = format!("epoll instance {:#x}", self.id);
+        let flags = EpollCreateFlags::EPOLL_CLOEXEC;
+        let epoll = nix::sys::epoll::Epoll::new(flags).map_err(|errno| FilesError::Object {
+            call: "epoll_create1",
+            what: what.clone(),
+            errno,
+        })?;
+        set_status_flags(&epoll.0, self.flags, &what)?;
+        Ok(epoll.0)
+    }
+}
 
 /// One watch, to be added by the process that it was planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,55 +50,59 @@ pub(crate) struct EpollAdd {
     pub(crate) data: u64,
 }
 
-/// The descriptor by which a process has this epoll instance, if it also has `target` open.
-fn reaches(checkpoint: &Checkpoint, process: &Process, id: u32, target: u32) -> Option<u32> {
-    let table = checkpoint.fd_tables.get(&process.body.as_ref()?.ids.files_id)?;
-    table.iter().find(|entry| entry.fd == target)?;
-    table.iter().find(|entry| entry.id == id).map(|entry| entry.fd)
+fn table<'a>(checkpoint: &'a Checkpoint, process: &Process) -> &'a [FdinfoEntry] {
+    let body = process.body.as_ref();
+    let table = body.and_then(|body| checkpoint.fd_tables.get(&body.ids.files_id));
+    table.map_or(&[], Vec::as_slice)
 }
 
-/// Refuses an instance with a watch that no process can add.
-pub(super) fn check(checkpoint: &Checkpoint, entry: &FileEntry) -> Result<(), Refusal> {
+/// The first process, in the order of the dump, that has the instance open.
+fn adder(checkpoint: &Checkpoint, id: u32) -> Option<&Process> {
+    let mut processes = checkpoint.processes.iter();
+    processes.find(|process| table(checkpoint, process).iter().any(|fd| fd.id == id))
+}
+
+/// Refuses every watch that cannot be added.
+pub(super) fn check(checkpoint: &Checkpoint, entry: &FileEntry) -> Vec<Refusal> {
+    let numbers: BTreeSet<u32> = adder(checkpoint, entry.id)
+        .into_iter()
+        .flat_map(|process| table(checkpoint, process))
+        .map(|fd| fd.fd)
+        .collect();
+    let mut seen = BTreeSet::new();
+    let mut refusals = Vec::new();
     for watch in entry.epfd.iter().flat_map(|epoll| &epoll.tfd) {
-        let mut processes = checkpoint.processes.iter();
-        if !processes.any(|p| reaches(checkpoint, p, entry.id, watch.tfd).is_some()) {
-            let what = format!("epoll watch of descriptor {}, which is closed", watch.tfd);
-            let place = format!("files.img, file {:#x}", entry.id);
-            return Err(Refusal::of_tree(what, place));
-        }
+        let reason = match (numbers.contains(&watch.tfd), seen.insert(watch.tfd)) {
+            (false, _) => "which is closed",
+            (true, false) => "which it already watches",
+            (true, true) => continue,
+        };
+        let what = format!("epoll watch of descriptor {}, {reason}", watch.tfd);
+        let place = format!("files.img, file {:#x}", entry.id);
+        refusals.push(Refusal::of_tree(what, place));
     }
-    Ok(())
+    refusals
 }
 
 /// The watches that `process` adds.
 pub(crate) fn epoll_adds(checkpoint: &Checkpoint, process: &Process) -> Vec<EpollAdd> {
-    let Some(body) = &process.body else {
-        return Vec::new();
-    };
     let mut adds = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for entry in checkpoint.fd_tables.get(&body.ids.files_id).into_iter().flatten() {
-        let file = checkpoint.files.get(&criu_image::FileId(entry.id));
+    let mut seen = BTreeSet::new();
+    for entry in table(checkpoint, process) {
+        let file = checkpoint.files.get(&FileId(entry.id));
         let Some(epoll) = file.and_then(|file| file.epfd.as_ref()) else {
             continue;
         };
-        if !seen.insert(entry.id) {
+        let first = adder(checkpoint, epoll.id);
+        if !seen.insert(entry.id) || first.is_none_or(|first| first.pid != process.pid) {
             continue;
         }
-        for watch in &epoll.tfd {
-            let adder = checkpoint
-                .processes
-                .iter()
-                .find(|p| reaches(checkpoint, p, epoll.id, watch.tfd).is_some());
-            if adder.is_some_and(|adder| adder.pid == process.pid) {
-                adds.push(EpollAdd {
-                    epoll_fd: entry.fd,
-                    target_fd: watch.tfd,
-                    events: watch.events,
-                    data: watch.data,
-                });
-            }
-        }
+        adds.extend(epoll.tfd.iter().map(|watch| EpollAdd {
+            epoll_fd: entry.fd,
+            target_fd: watch.tfd,
+            events: watch.events,
+            data: watch.data,
+        }));
     }
     adds
 }

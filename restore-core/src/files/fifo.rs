@@ -45,17 +45,17 @@ impl Held {
         images: &Path,
     ) -> Result<OwnedFd, FilesError> {
         let open = |path: &[u8]| {
-            let fail = |errno| regular::failed(&plan.path, "open", errno);
-            let both = raw::open(path, libc::O_RDWR | libc::O_NONBLOCK).map_err(fail)?;
-            let fd = raw::open(path, plan.path.flags).map_err(fail)?;
-            Ok((both, fd))
+            regular::expect_kind(&plan.path, path)?;
+            let both = raw::open(path, libc::O_RDWR | libc::O_NONBLOCK);
+            let both = both.map_err(|errno| regular::failed(&plan.path, "open", errno))?;
+            Ok((both, regular::open_path(&plan.path, path)?))
         };
         let (both, fd) = match plan.path.remapped {
             true => remaps.with_path(plan.path.id, &plan.path.path, open)?,
             false => open(&plan.path.path)?,
         };
         if let Some(data) = plan.data.filter(|_| self.filled.insert(plan.pipe_id)) {
-            pipe::fill(&both, &data, &images.join("fifo-data.img"), "fifo-data.img")?;
+            pipe::fill(&both, &data, images, "fifo-data.img")?;
         }
         self.both.push(both);
         Ok(fd)

@@ -10,13 +10,13 @@ use std::os::unix::fs::{FileExt, fchown};
 use std::path::Path;
 
 use criu_image::record::{FileEntry, MemfdInodeEntry};
-use criu_image::{Checkpoint, PageStore};
+use criu_image::{Checkpoint, PageStore, vma_status};
 use memmap2::MmapOptions;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 
-use super::{FilesError, raw};
+use super::{FilesError, raw, regular};
 
 /// Name under which shared anonymous memory is dumped.
 const ANONYMOUS: &[u8] = b"/dev/zero";
@@ -73,9 +73,15 @@ pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Option<(Id, Pl
 /// Plans shared anonymous memory that is known by its mappings only.
 pub(super) fn plan_anonymous(checkpoint: &Checkpoint, shmid: u64) -> (Id, Plan) {
     let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
-    let vmas = bodies.flat_map(|body| &body.mm.vmas).filter(|vma| vma.shmid == shmid);
-    let size_bytes = vmas.map(|vma| vma.pgoff + (vma.end - vma.start)).max().unwrap_or(0);
+    // The shmid of any other mapping is a file id.
+    let vmas = bodies
+        .flat_map(|body| &body.mm.vmas)
+        .filter(|vma| vma.status & vma_status::ANON_SHARED != 0 && vma.shmid == shmid);
+    let ends = vmas.map(|vma| vma.pgoff.saturating_add(vma.end.saturating_sub(vma.start)));
     let contents = checkpoint.shmems.get(&shmid).cloned();
+    let filled = contents.iter().flat_map(|store| &store.runs);
+    let filled = filled.map(|run| run.start.saturating_add(run.len_bytes));
+    let size_bytes = ends.chain(filled).max().unwrap_or(0);
     (Id::Shmem(shmid), Plan { inode: None, size_bytes, contents })
 }
 
@@ -103,20 +109,13 @@ fn io_errno(error: &std::io::Error) -> Errno {
 }
 
 fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
-    let anonymous = |size: u64| {
-        raw::anonymous_memory(size as usize).map_err(fail(id, "open of shared anonymous memory"))
-    };
-    let Some(inode) = &plan.inode else {
-        let fd = anonymous(plan.size_bytes)?;
+    let inode = plan.inode.as_ref();
+    let hugetlb = inode.and_then(|inode| inode.hugetlb_flag).unwrap_or(0);
+    let Some(inode) = inode.filter(|inode| inode.name != ANONYMOUS || hugetlb != 0) else {
+        let fd = anonymous(id, plan.size_bytes)?;
         fill(id, &fd, plan, images)?;
         return Ok(fd);
     };
-    let hugetlb = inode.hugetlb_flag.unwrap_or(0);
-    if inode.name == ANONYMOUS && hugetlb == 0 {
-        let fd = anonymous(plan.size_bytes)?;
-        fill(id, &fd, plan, images)?;
-        return Ok(fd);
-    }
     let sealing = if inode.seals == UNSEALABLE { 0 } else { ALLOW_SEALING };
     let fd = raw::memfd(&inode.name, sealing | hugetlb).map_err(fail(id, "memfd_create"))?;
     nix::unistd::ftruncate(&fd, plan.size_bytes as i64).map_err(fail(id, "ftruncate"))?;
@@ -129,24 +128,43 @@ fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
     Ok(fd)
 }
 
+/// Shared anonymous memory; without the privilege for the real thing, what the dump called it.
+fn anonymous(id: Id, size_bytes: u64) -> Result<OwnedFd, FilesError> {
+    let real = match size_bytes {
+        0 => Err(Errno::ENOENT), // cannot be mapped, so it is nowhere to be opened
+        size => raw::anonymous_memory(usize::try_from(size).unwrap_or(usize::MAX)),
+    };
+    match real {
+        Err(Errno::EPERM | Errno::EACCES | Errno::ENOENT) => substitute(id, size_bytes),
+        other => other.map_err(fail(id, "open of shared anonymous memory")),
+    }
+}
+
+pub(super) fn substitute(id: Id, size_bytes: u64) -> Result<OwnedFd, FilesError> {
+    let fd = raw::memfd(ANONYMOUS, ALLOW_SEALING).map_err(fail(id, "memfd_create"))?;
+    nix::unistd::ftruncate(&fd, size_bytes as i64).map_err(fail(id, "ftruncate"))?;
+    Ok(fd)
+}
+
 /// Copies the saved pages in. Huge-page files cannot be written to, only mapped.
 fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesError> {
-    let Some(store) = plan.contents.as_ref().filter(|store| !store.runs.is_empty()) else {
+    let Some(store) = plan.contents.as_ref().filter(|s| !s.runs.is_empty()) else {
         return Ok(());
     };
     let name = format!("pages-{}.img", store.pages_id);
     let image =
         |error: std::io::Error| FilesError::Image { file: name.clone(), errno: io_errno(&error) };
     let pages = File::open(images.join(&name)).map_err(image)?;
-    let huge = plan.inode.as_ref().is_some_and(|inode| inode.hugetlb_flag.unwrap_or(0) != 0);
-    if huge {
+    let hugetlb = plan.inode.as_ref().and_then(|inode| inode.hugetlb_flag);
+    if hugetlb.unwrap_or(0) != 0 {
         // SAFETY: the file was made above, is not sealed yet, and no other task has it: nobody
         // else changes it or its size while it is mapped here.
         let mut map = unsafe { MmapOptions::new().len(plan.size_bytes as usize).map_mut(fd) }
             .map_err(|e| fail(id, "mmap")(io_errno(&e)))?;
         for run in &store.runs {
-            let end = (run.start + run.len_bytes).min(plan.size_bytes);
-            let room = &mut map[run.start as usize..end as usize];
+            let end = run.start.saturating_add(run.len_bytes).min(plan.size_bytes);
+            let room = map.get_mut(run.start as usize..end as usize);
+            let room = room.ok_or_else(|| fail(id, "fill")(Errno::EINVAL))?;
             pages.read_exact_at(room, run.offset_bytes).map_err(image)?;
         }
         return Ok(());
@@ -159,10 +177,11 @@ fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesErr
         let mut done = 0;
         while done < len_bytes {
             let len = (len_bytes - done).min(COPY_BYTES as u64) as usize;
-            pages.read_exact_at(&mut buffer[..len], run.offset_bytes + done).map_err(image)?;
-            memory
-                .write_all_at(&buffer[..len], run.start + done)
-                .map_err(|e| fail(id, "write")(io_errno(&e)))?;
+            let piece = &mut buffer[..len];
+            let at = run.offset_bytes + done;
+            pages.read_exact_at(piece, at).map_err(image)?;
+            let written = memory.write_all_at(piece, run.start + done);
+            written.map_err(|e| fail(id, "write")(io_errno(&e)))?;
             done += len as u64;
         }
     }
@@ -183,7 +202,7 @@ impl Memories {
             }
             again
         } else {
-            raw::reopen(fd, view.flags as i32).map_err(fail(id, "open"))?
+            raw::reopen(fd, regular::open_flags(view.flags as i32)).map_err(fail(id, "open"))?
         };
         if !view.mapped {
             lseek(&opened, view.pos as i64, Whence::SeekSet).map_err(fail(id, "seek"))?;
@@ -191,16 +210,50 @@ impl Memories {
         Ok(opened)
     }
 
-    /// Applies the seals, now that every file is open.
-    pub(super) fn seal(&mut self) -> Result<(), FilesError> {
+    /// Applies the seals, now that every file is open, and returns those that must wait.
+    pub(super) fn seal(&mut self) -> Result<Vec<Late>, FilesError> {
+        let mut late = Vec::new();
         for (&id, (fd, plan, _)) in &self.made {
-            let seals = plan.inode.as_ref().map_or(0, |inode| inode.seals);
-            let anonymous = plan.inode.as_ref().is_none_or(|inode| inode.name == ANONYMOUS);
-            if seals != 0 && seals != UNSEALABLE && !anonymous {
-                let seals = SealFlag::from_bits_retain(seals as i32);
-                fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(fail(id, "fcntl(F_ADD_SEALS)"))?;
+            let Some(inode) = plan.inode.as_ref().filter(|inode| inode.name != ANONYMOUS) else {
+                continue;
+            };
+            let seals = SealFlag::from_bits_retain(inode.seals as i32);
+            if inode.seals == UNSEALABLE || seals.is_empty() {
+                continue;
+            }
+            let now = seals & !waiting(seals);
+            fcntl(fd, FcntlArg::F_ADD_SEALS(now)).map_err(fail(id, "fcntl(F_ADD_SEALS)"))?;
+            if now != seals {
+                let fd = fd.try_clone().map_err(|e| fail(id, "dup")(io_errno(&e)))?;
+                let seals = seals & !now;
+                late.push(Late { id, fd, seals });
             }
         }
-        Ok(())
+        Ok(late)
+    }
+}
+
+/// Seals that only apply once the memory is mapped: one forbids new writable mappings and spares
+/// those that exist. With the seal against all writing there are none, so nothing waits.
+fn waiting(seals: SealFlag) -> SealFlag {
+    if seals.contains(SealFlag::F_SEAL_FUTURE_WRITE) && !seals.contains(SealFlag::F_SEAL_WRITE) {
+        SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL
+    } else {
+        SealFlag::empty()
+    }
+}
+
+/// Seals of a memory that are applied when all address spaces are complete.
+#[derive(Debug)]
+pub(super) struct Late {
+    id: Id,
+    fd: OwnedFd,
+    seals: SealFlag,
+}
+
+impl Late {
+    pub(super) fn apply(&self) -> Result<(), FilesError> {
+        let added = fcntl(&self.fd, FcntlArg::F_ADD_SEALS(self.seals));
+        added.map(drop).map_err(fail(self.id, "fcntl(F_ADD_SEALS)"))
     }
 }

@@ -15,14 +15,16 @@ mod pipe;
 mod raw;
 mod regular;
 mod remap;
+#[cfg(test)]
+mod tests;
 mod timerfd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use criu_image::record::{FdTypes, FileEntry, FownEntry, VmaEntry};
-use criu_image::{Checkpoint, FileId, vma_status};
+use criu_image::record::{FdTypes, FileEntry, VmaEntry};
+use criu_image::{Body, Checkpoint, FileId, vma_status};
 use nix::errno::Errno;
 
 pub(crate) use epoll::{EpollAdd, epoll_adds};
@@ -52,7 +54,7 @@ pub(crate) enum ObjectKey {
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// A call on a path failed.
-    #[error("{call} of {path} (file {id:#x}) failed: {errno}")]
+    #[error("{call} of {path} (file {id:#x}) failed: {errno}{}", advice(*.errno))]
     Path {
         /// The call.
         call: &'static str,
@@ -64,7 +66,7 @@ pub enum FilesError {
         errno: Errno,
     },
     /// A call on something without a path failed.
-    #[error("{call} for {what} failed: {errno}")]
+    #[error("{call} for {what} failed: {errno}{}", advice(*.errno))]
     Object {
         /// The call.
         call: &'static str,
@@ -74,7 +76,7 @@ pub enum FilesError {
         errno: Errno,
     },
     /// An image could not be read.
-    #[error("cannot read {file}: {errno}")]
+    #[error("cannot read {file}: {errno}; was it changed since the check?")]
     Image {
         /// File.
         file: String,
@@ -82,7 +84,9 @@ pub enum FilesError {
         errno: Errno,
     },
     /// A file is not the one that was dumped.
-    #[error("{path} has {property} {here:#o}, the checkpoint {saved:#o}: it was changed since")]
+    #[error(
+        "{path} has {property} {here:#o}, the checkpoint {saved:#o}: put the file of the dump back"
+    )]
     Changed {
         /// The path.
         path: String,
@@ -105,6 +109,20 @@ pub enum FilesError {
     },
 }
 
+/// What the operator can do.
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => "; it must be there as it was at the dump",
+        Errno::EACCES | Errno::EPERM => "; restore with the privileges that the dump had",
+        Errno::EAGAIN => "; the capacity that was recorded is too small for the contents",
+        Errno::EEXIST => "; remove what has taken the name",
+        Errno::EMFILE | Errno::ENFILE => "; raise the limit of open files",
+        Errno::ENOSPC | Errno::EDQUOT => "; make room in the file system",
+        Errno::EROFS => "; it must be on a file system that can be written to",
+        _ => "",
+    }
+}
+
 /// How one object is opened.
 #[derive(Debug)]
 enum Plan {
@@ -112,7 +130,7 @@ enum Plan {
     Fifo(fifo::Plan),
     Eventfd(anonymous::Eventfd),
     Signalfd(anonymous::Signalfd),
-    Epoll(anonymous::Epoll),
+    Epoll(epoll::Epoll),
     Timerfd(timerfd::Plan),
     Memory(memory::View),
 }
@@ -124,7 +142,7 @@ pub(crate) struct FilesPlan {
     pipes: Vec<pipe::Plan>,
     memories: BTreeMap<memory::Id, memory::Plan>,
     late: Vec<(ObjectKey, Late)>,
-    owners: Vec<(ObjectKey, FownEntry, u32)>,
+    owners: Vec<(ObjectKey, owner::Plan)>,
     remaps: remap::Plan,
 }
 
@@ -137,17 +155,31 @@ enum Late {
 
 /// All keys that the processes of a checkpoint refer to.
 pub(crate) fn needs(checkpoint: &Checkpoint) -> BTreeSet<ObjectKey> {
-    let mut needs = BTreeSet::new();
-    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
-        let table = checkpoint.fd_tables.get(&body.ids.files_id).into_iter().flatten();
-        needs.extend(table.map(|entry| ObjectKey::File(FileId(entry.id))));
-        for id in [body.mm.exe_file_id, body.fs.cwd_id, body.fs.root_id] {
-            needs.insert(ObjectKey::File(FileId(id)));
-        }
-        let mappings = body.mm.vmas.iter().filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
-        needs.extend(mappings);
-    }
-    needs
+    let processes = checkpoint.processes.iter();
+    let bodies = processes.filter_map(|process| process.body.as_ref());
+    bodies.flat_map(|body| body_needs(checkpoint, body)).collect()
+}
+
+/// What a process has other than descriptors and mappings.
+fn places(body: &Body) -> [(&'static str, u32); 3] {
+    [
+        ("program", body.mm.exe_file_id),
+        ("working directory", body.fs.cwd_id),
+        ("root directory", body.fs.root_id),
+    ]
+}
+
+fn body_needs<'a>(
+    checkpoint: &'a Checkpoint,
+    body: &'a Body,
+) -> impl Iterator<Item = ObjectKey> + 'a {
+    let table = checkpoint.fd_tables.get(&body.ids.files_id);
+    let table = table.into_iter().flatten().map(|entry| entry.id);
+    let places = places(body).map(|(_, id)| id);
+    let mappings = body.mm.vmas.iter();
+    let mappings = mappings.filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
+    let files = table.chain(places).map(|id| ObjectKey::File(FileId(id)));
+    files.chain(mappings)
 }
 
 /// What a mapping maps; `None` for private anonymous memory.
@@ -175,7 +207,8 @@ pub(crate) fn mapping_key(
     Ok(Some(ObjectKey::Mapping { file, flags }))
 }
 
-/// Plans the opening of every object; the error lists all that cannot be opened.
+/// Plans the opening of every object; the error lists all that cannot be opened, each with the
+/// processes that refer to it.
 pub(crate) fn plan(
     checkpoint: &Checkpoint,
     needs: &BTreeSet<ObjectKey>,
@@ -196,23 +229,19 @@ pub(crate) fn plan(
         match key {
             ObjectKey::File(id) => planner.file(key, id, None),
             ObjectKey::Mapping { file, flags } => planner.file(key, file, Some(flags)),
-            ObjectKey::Shmem(shmid) => {
-                let (id, plan) = memory::plan_anonymous(checkpoint, shmid);
-                planner.plan.memories.insert(id, plan);
-                let view = memory::View { id, flags: libc::O_RDWR as u32, pos: 0, mapped: true };
-                planner.plan.plans.push((key, Plan::Memory(view)));
-            }
+            ObjectKey::Shmem(shmid) => planner.shmem(key, shmid),
             ObjectKey::Pages(_) => {}
         }
     }
     planner.plan.pipes = pipe::plan(checkpoint, needs);
-    if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
+    let refusals = planner.all_refusals();
+    if refusals.is_empty() { Ok(planner.plan) } else { Err(refusals) }
 }
 
 struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     plan: FilesPlan,
-    refusals: Vec<Refusal>,
+    refusals: Vec<(FileId, Refusal)>,
 }
 
 impl Planner<'_> {
@@ -220,30 +249,32 @@ impl Planner<'_> {
     fn file(&mut self, key: ObjectKey, id: FileId, mapping: Option<u32>) {
         let checkpoint = self.checkpoint;
         let Some(entry) = checkpoint.files.get(&id) else {
-            return;
+            let place = format!("files.img, file {:#x}", id.0);
+            let refusal = Refusal::of_tree("file that is not described", place);
+            return self.refusals.push((id, refusal));
         };
         let plan = match entry.r#type() {
             FdTypes::Reg => self.regular(key, id, mapping),
             FdTypes::Fifo => fifo::plan(checkpoint, entry).map(Plan::Fifo).map(Some),
-            FdTypes::Eventfd => Ok(anonymous::Eventfd::plan(entry).map(Plan::Eventfd)),
-            FdTypes::Signalfd => Ok(anonymous::Signalfd::plan(entry).map(Plan::Signalfd)),
-            FdTypes::Eventpoll => epoll::check(checkpoint, entry)
-                .map(|()| anonymous::Epoll::plan(entry).map(Plan::Epoll)),
-            FdTypes::Timerfd => Ok(timerfd::Plan::new(entry).map(Plan::Timerfd)),
-            FdTypes::Memfd => Ok(self.memory(entry, mapping)),
-            FdTypes::Pidfd => {
-                self.plan.late.extend(pidfd::Plan::new(entry).map(|p| (key, Late::Pidfd(p))));
-                Ok(None)
-            }
-            FdTypes::Pipe => Ok(None), // planned together, by pipe
+            FdTypes::Eventfd => whole(entry, anonymous::Eventfd::plan, Plan::Eventfd),
+            FdTypes::Signalfd => whole(entry, anonymous::Signalfd::plan, Plan::Signalfd),
+            FdTypes::Eventpoll => self.epoll(entry),
+            FdTypes::Timerfd => whole(entry, timerfd::Plan::new, Plan::Timerfd),
+            FdTypes::Memfd => whole(entry, |e| self.memory(e, mapping), Plan::Memory),
+            FdTypes::Pidfd => self.pidfd(key, entry),
+            // Planned together, by pipe.
+            FdTypes::Pipe => whole(entry, |e| e.pipe, |_| ()).map(|_| None),
             other => Err(unsupported(other, entry)),
         };
         match plan {
             Ok(plan) => self.plan.plans.extend(plan.map(|plan| (key, plan))),
-            Err(refusal) => self.refusals.push(refusal),
+            Err(refusal) => self.refusals.push((id, refusal)),
         }
         if mapping.is_none() {
-            self.plan.owners.extend(owner::plan(entry).map(|(fown, flags)| (key, fown, flags)));
+            match owner::plan(checkpoint, entry) {
+                Ok(plan) => self.plan.owners.extend(plan.map(|plan| (key, plan))),
+                Err(refusal) => self.refusals.push((id, refusal)),
+            }
         }
     }
 
@@ -254,18 +285,82 @@ impl Planner<'_> {
         mapping: Option<u32>,
     ) -> Result<Option<Plan>, Refusal> {
         let plan = regular::plan(self.checkpoint, id, mapping)?;
-        if regular::needs_tasks(&plan, self.checkpoint) {
-            self.plan.late.push((key, Late::Regular(plan)));
-            return Ok(None);
+        if !plan.needs_tasks {
+            return Ok(Some(Plan::Regular(plan)));
         }
-        Ok(Some(Plan::Regular(plan)))
+        // Only descriptors can be given to a process afterwards.
+        let is_place = |body: &Body| places(body).iter().any(|(_, place)| *place == id.0);
+        let mut bodies = self.checkpoint.processes.iter().flat_map(|p| &p.body);
+        if mapping.is_some() || bodies.any(is_place) {
+            let what = "program, directory or mapping in /proc/<pid> of the tree";
+            let place = format!("files.img, file {:#x}", id.0);
+            return Err(Refusal::of_tree(what, place));
+        }
+        self.plan.late.push((key, Late::Regular(plan)));
+        Ok(None)
     }
 
-    fn memory(&mut self, entry: &FileEntry, mapping: Option<u32>) -> Option<Plan> {
+    fn epoll(&mut self, entry: &FileEntry) -> Result<Option<Plan>, Refusal> {
+        let refused = epoll::check(self.checkpoint, entry).into_iter();
+        self.refusals.extend(refused.map(|r| (FileId(entry.id), r)));
+        whole(entry, epoll::Epoll::plan, Plan::Epoll)
+    }
+
+    fn pidfd(&mut self, key: ObjectKey, entry: &FileEntry) -> Result<Option<Plan>, Refusal> {
+        if let Some(pidfd) = whole(entry, |e| e.pidfd, |pidfd| pidfd)? {
+            let plan = pidfd::Plan::new(self.checkpoint, pidfd)?;
+            self.plan.late.push((key, Late::Pidfd(plan)));
+        }
+        Ok(None)
+    }
+
+    fn memory(&mut self, entry: &FileEntry, mapping: Option<u32>) -> Option<memory::View> {
         let (id, plan) = memory::plan(self.checkpoint, entry)?;
         self.plan.memories.entry(id).or_insert(plan);
-        memory::View::new(entry, id, mapping).map(Plan::Memory)
+        memory::View::new(entry, id, mapping)
     }
+
+    fn shmem(&mut self, key: ObjectKey, shmid: u64) {
+        let (id, plan) = memory::plan_anonymous(self.checkpoint, shmid);
+        self.plan.memories.insert(id, plan);
+        let view = memory::View { id, flags: libc::O_RDWR as u32, pos: 0, mapped: true };
+        self.plan.plans.push((key, Plan::Memory(view)));
+    }
+
+    /// Each refusal once, with the processes that have the file. A file may be needed twice, as a
+    /// descriptor and as a mapping.
+    fn all_refusals(&mut self) -> Vec<Refusal> {
+        let mut users: BTreeMap<FileId, BTreeSet<u32>> = BTreeMap::new();
+        let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
+        let refused: BTreeSet<FileId> = self.refusals.iter().map(|(id, _)| *id).collect();
+        for process in self.checkpoint.processes.iter().filter(|_| !refused.is_empty()) {
+            let Some(body) = &process.body else { continue };
+            for key in body_needs(self.checkpoint, body) {
+                if let ObjectKey::File(id) | ObjectKey::Mapping { file: id, .. } = key {
+                    users.entry(id).or_default().insert(process.pid);
+                }
+            }
+        }
+        for (id, refusal) in self.refusals.drain(..) {
+            let pids = users.get(&id).into_iter().flatten().copied();
+            let refusal = refusal.with_pids(pids);
+            if seen.insert(refusal.clone()) {
+                all.push(refusal);
+            }
+        }
+        all
+    }
+}
+
+/// The plan of an entry that has the part of its kind.
+fn whole<P, T>(
+    entry: &FileEntry,
+    plan: impl FnOnce(&FileEntry) -> Option<P>,
+    wrap: impl FnOnce(P) -> T,
+) -> Result<Option<T>, Refusal> {
+    let place = format!("files.img, file {:#x}", entry.id);
+    let plan = plan(entry).ok_or_else(|| Refusal::of_tree("file without its description", place));
+    plan.map(|plan| Some(wrap(plan)))
 }
 
 fn unsupported(kind: FdTypes, entry: &FileEntry) -> Refusal {
@@ -283,7 +378,11 @@ fn unsupported(kind: FdTypes, entry: &FileEntry) -> Refusal {
         FdTypes::Bpfmap => "BPF map",
         _ => "file of unknown kind",
     };
-    Refusal::of_tree(what, format!("files.img, file {:#x}", entry.id))
+    let refusal = Refusal::of_tree(what, format!("files.img, file {:#x}", entry.id));
+    match kind {
+        FdTypes::Ext => refusal.with_help("its plugin must restore it"),
+        _ => refusal.with_help("restore the checkpoint with criu, or close it before the dump"),
+    }
 }
 
 /// Open objects, and what is left to do with them.
@@ -293,8 +392,9 @@ pub(crate) struct OpenedFiles {
     late: Vec<(ObjectKey, Late)>,
     /// Numbers under which late objects will be open.
     places: BTreeMap<ObjectKey, OwnedFd>,
-    owners: Vec<(ObjectKey, FownEntry, u32)>,
+    owners: Vec<(ObjectKey, owner::Plan)>,
     timers: Vec<(ObjectKey, timerfd::Plan)>,
+    seals: Vec<memory::Late>,
     remaps: remap::Names,
 }
 
@@ -322,13 +422,13 @@ impl FilesPlan {
             };
             fds.insert(key, fd);
         }
-        memories.seal()?;
+        let seals = memories.seal()?;
         for plan in self.pipes {
             fds.extend(plan.open(images)?);
         }
         remaps.remove_temporary()?;
         let places = reserve(&self.late)?;
-        Ok(OpenedFiles { fds, late: self.late, places, owners: self.owners, timers, remaps })
+        Ok(OpenedFiles { fds, late: self.late, places, owners: self.owners, timers, seals, remaps })
     }
 }
 
@@ -356,7 +456,7 @@ impl OpenedFiles {
         self.places.iter().map(|(key, place)| (*key, place.as_raw_fd()))
     }
 
-    /// All tasks exist: opens what needs them, and names the owners of files' signals.
+    /// All tasks exist: opens what needs them.
     pub(crate) fn open_late(&mut self) -> Result<(), FilesError> {
         let mut dead = pidfd::Dead::default();
         for (key, late) in &self.late {
@@ -369,16 +469,20 @@ impl OpenedFiles {
                 FilesError::Object { call: "dup3", what: "a late descriptor".to_owned(), errno }
             })?;
         }
-        for (key, fown, flags) in &self.owners {
-            if let Some(fd) = self.fds.get(key).or_else(|| self.places.get(key)) {
-                owner::set(fd, fown, *flags)?;
-            }
-        }
         Ok(())
     }
 
-    /// Arms the timers that are files: the tree is about to run.
+    /// All address spaces, descriptors, threads and groups are complete: does what had to wait for
+    /// that, and last, for the tree is about to run, arms the timers that are files.
     pub(crate) fn arm_timers(&self) -> Result<(), FilesError> {
+        for seals in &self.seals {
+            seals.apply()?;
+        }
+        for (key, owner) in &self.owners {
+            if let Some(fd) = self.fds.get(key).or_else(|| self.places.get(key)) {
+                owner.set(fd)?;
+            }
+        }
         for (key, plan) in &self.timers {
             plan.arm(&self.fds[key])?;
         }

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use criu_image::record::{FileEntry, PidfdEntry};
+use criu_image::Checkpoint;
+use criu_image::record::PidfdEntry;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::{FilesError, raw};
+use crate::refusal::Refusal;
 
 /// `pidfd_entry.nspid` of a process that had exited and been collected.
 const GONE: i32 = -1;
@@ -25,12 +27,22 @@ pub(super) struct Plan {
 /// Processes that were made to be referred to after their end, by the inode that they stand for.
 #[derive(Default)]
 pub(super) struct Dead {
-    children: BTreeMap<u32, (OwnedFd, i32)>,
+    children: BTreeMap<u32, i32>,
 }
 
 impl Plan {
-    pub(super) fn new(entry: &FileEntry) -> Option<Self> {
-        entry.pidfd.clone().map(|entry| Self { entry })
+    /// Plans a pidfd of a process of the tree, or of one that has gone.
+    ///
+    /// Threads are made after the descriptors are, so a pidfd of one is refused.
+    pub(super) fn new(checkpoint: &Checkpoint, entry: PidfdEntry) -> Result<Self, Refusal> {
+        let pid = entry.nspid;
+        let mut processes = checkpoint.processes.iter();
+        if pid != GONE && !processes.any(|process| i64::from(process.pid) == i64::from(pid)) {
+            let what = format!("pidfd of {pid}, a thread or outside the tree");
+            let place = format!("files.img, file {:#x}", entry.id);
+            return Err(Refusal::of_tree(what, place));
+        }
+        Ok(Self { entry })
     }
 
     pub(super) fn open(&self, dead: &mut Dead) -> Result<OwnedFd, FilesError> {
@@ -51,20 +63,20 @@ impl Plan {
 impl Dead {
     /// An exited process that is collected only when all pidfds of it are open.
     fn pid_for(&mut self, ino: u32) -> Result<i32, Errno> {
-        if let Some((_, pid)) = self.children.get(&ino) {
+        if let Some(pid) = self.children.get(&ino) {
             return Ok(*pid);
         }
-        let (pidfd, pid) = raw::pidfd_of_nobody()?;
-        self.children.insert(ino, (pidfd, pid));
+        let pid = raw::exiting_child()?;
+        self.children.insert(ino, pid);
         Ok(pid)
     }
 }
 
 impl Drop for Dead {
     fn drop(&mut self) {
-        for (_, pid) in self.children.values() {
+        for pid in self.children.values() {
             // It has nothing to do but to exit, so this does not block for long.
-            let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::__WALL));
+            while waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
         }
     }
 }

@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use criu_image::{Checkpoint, PipeData};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::{FilesError, ObjectKey, raw, set_status_flags};
+use super::{FilesError, ObjectKey, raw, regular, set_status_flags};
+
+/// `O_LARGEFILE` as the kernel keeps it (asm-generic/fcntl.h; libc calls it 0 on x86-64). The two
+/// files that pipe2 makes do not have it, those opened through `/proc` do.
+const LARGEFILE: i32 = 0o100_000;
+/// Piece in which contents are copied.
+const COPY_BYTES: u64 = 1 << 16;
 
 /// One pipe and all open files of its ends.
 #[derive(Debug)]
@@ -49,14 +55,13 @@ impl Plan {
     pub(super) fn open(self, images: &Path) -> Result<Vec<(ObjectKey, OwnedFd)>, FilesError> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(self.fail("pipe2"))?;
         if let Some(data) = &self.data {
-            fill(&writer, data, &images.join("pipes-data.img"), "pipes-data.img")?;
+            fill(&writer, data, images, "pipes-data.img")?;
         }
         let mut opened = Vec::new();
-        // The first file of each end is the end itself; each further one is opened anew.
         let (mut reader, mut writer) = (Some(reader), Some(writer));
         let mut again = Vec::new();
         for &(key, flags) in &self.ends {
-            let end = match flags as i32 & libc::O_ACCMODE {
+            let end = match flags as i32 & (libc::O_ACCMODE | LARGEFILE) {
                 libc::O_RDONLY => reader.take(),
                 libc::O_WRONLY => writer.take(),
                 _ => None,
@@ -72,60 +77,66 @@ impl Plan {
         for (key, flags) in again {
             let any = [&reader, &writer].into_iter().flatten().next();
             let any = any.or(opened.first().map(|(_, fd)| fd));
-            let any = any.expect("a pipe has an end as long as one of its files is not open");
-            let fd = raw::reopen(any, flags as i32).map_err(self.fail("open"))?;
+            let any = any.expect("both ends are in one of the three");
+            let flags = regular::open_flags(flags as i32);
+            let fd = raw::reopen(any, flags).map_err(self.fail("open"))?;
             opened.push((key, fd));
         }
         Ok(opened)
     }
 }
 
-/// Gives a pipe its capacity and its contents.
+/// Gives a pipe its capacity and its contents, without ever waiting for a reader.
 pub(super) fn fill(
     writer: &OwnedFd,
     data: &PipeData,
-    image: &Path,
+    images: &Path,
     name: &str,
 ) -> Result<(), FilesError> {
-    let what = || format!("a pipe with {} bytes", data.data.len_bytes);
+    let fail = |call| {
+        move |errno| FilesError::Object {
+            call,
+            what: format!("a pipe with {} bytes", data.data.len_bytes),
+            errno,
+        }
+    };
     if let Some(capacity) = data.capacity_bytes {
-        fcntl(writer, FcntlArg::F_SETPIPE_SZ(capacity as i32)).map_err(|errno| {
-            FilesError::Object { call: "fcntl(F_SETPIPE_SZ)", what: what(), errno }
-        })?;
+        let resize = FcntlArg::F_SETPIPE_SZ(capacity as i32);
+        fcntl(writer, resize).map_err(fail("fcntl(F_SETPIPE_SZ)"))?;
     }
-    let fail = |error: std::io::Error| FilesError::Image {
+    let flags = fcntl(writer, FcntlArg::F_GETFL).map_err(fail("fcntl(F_GETFL)"))?;
+    let flags = OFlag::from_bits_retain(flags);
+    let set = |flags| fcntl(writer, FcntlArg::F_SETFL(flags)).map_err(fail("fcntl(F_SETFL)"));
+    set(flags | OFlag::O_NONBLOCK)?;
+    copy(writer, data, images, name, fail("write"))?;
+    set(flags).map(drop)
+}
+
+fn copy(
+    writer: &OwnedFd,
+    data: &PipeData,
+    images: &Path,
+    name: &str,
+    fail: impl Fn(Errno) -> FilesError,
+) -> Result<(), FilesError> {
+    let unreadable = |error: std::io::Error| FilesError::Image {
         file: name.to_owned(),
         errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
     };
-    let mut file = File::open(image).map_err(fail)?;
-    file.seek(SeekFrom::Start(data.data.offset_bytes)).map_err(fail)?;
-    // The length was checked against the image; a pipe holds 1 MiB at most without privilege.
-    let mut bytes = vec![0; data.data.len_bytes as usize];
-    file.read_exact(&mut bytes).map_err(fail)?;
-    // Without blocking: a capacity that is too small is an error, not a wait for a reader.
-    let now = fcntl(writer, FcntlArg::F_GETFL).map_err(|errno| FilesError::Object {
-        call: "fcntl(F_GETFL)",
-        what: what(),
-        errno,
-    })?;
-    let flags = OFlag::from_bits_retain(now);
-    let set = |flags| {
-        fcntl(writer, FcntlArg::F_SETFL(flags)).map_err(|errno| FilesError::Object {
-            call: "fcntl(F_SETFL)",
-            what: what(),
-            errno,
-        })
-    };
-    set(flags | OFlag::O_NONBLOCK)?;
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        let written = nix::unistd::write(writer, rest).map_err(|errno| FilesError::Object {
-            call: "write",
-            what: what(),
-            errno,
-        })?;
-        rest = &rest[written..];
+    let image = File::open(images.join(name)).map_err(unreadable)?;
+    let len_bytes = data.data.len_bytes;
+    let mut buffer = vec![0; len_bytes.min(COPY_BYTES) as usize];
+    let mut done = 0;
+    while done < len_bytes {
+        let piece = &mut buffer[..(len_bytes - done).min(COPY_BYTES) as usize];
+        let at = data.data.offset_bytes + done;
+        image.read_exact_at(piece, at).map_err(unreadable)?;
+        let mut rest: &[u8] = piece;
+        while !rest.is_empty() {
+            let written = nix::unistd::write(writer, rest).map_err(&fail)?;
+            rest = &rest[written..];
+        }
+        done += piece.len() as u64;
     }
-    set(flags)?;
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(super) fn anonymous_memory(len_bytes: usize) -> Result<OwnedFd, Errno> {
         return Err(Errno::last());
     }
     let begin = at as usize;
-    let end = begin + len_bytes.next_multiple_of(4096);
+    let end = begin + len_bytes.next_multiple_of(4096); // mapped, so it is no overflow
     let file = open(format!("/proc/self/map_files/{begin:x}-{end:x}").as_bytes(), libc::O_RDWR);
     // SAFETY: unmaps exactly the mapping made above, to which no reference exists.
     unsafe { libc::munmap(at, len_bytes) };
@@ -89,12 +89,36 @@ pub(super) fn timerfd_set_ticks(fd: &OwnedFd, ticks: u64) -> Result<(), Errno> {
 /// Names the owner of a file's signals, under the given user ids of this thread.
 ///
 /// `F_SETOWN_EX` records the caller's ids, with which the kernel later checks each signal. Ids are
-/// changed for this thread alone (the raw system call) and changed back.
+/// changed for this thread alone (the raw system call) and changed back; so is the attribute of
+/// the process that the kernel clears at such a change, and that `/proc/self` depends on.
 pub(super) fn set_owner(
     fd: &OwnedFd,
     owner: (u32, i32),
     (uid, euid): (u32, u32),
 ) -> Result<(), Errno> {
+    /// To `setresuid`, "do not change": no id that a file can have recorded.
+    const KEEP: u32 = u32::MAX;
+    let (own, effective) = (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw());
+    if (uid, euid) == (own, effective) {
+        return set_owner_as_is(fd, owner);
+    }
+    if uid == KEEP || euid == KEEP {
+        return Err(Errno::EINVAL);
+    }
+    let dumpable = nix::sys::prctl::get_dumpable()?;
+    // SAFETY: setresuid takes integers; called raw it changes this thread only, and the saved id,
+    // which is kept, allows the way back.
+    let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, euid, KEEP) };
+    Errno::result(ret)?;
+    let set = set_owner_as_is(fd, owner);
+    // SAFETY: as above.
+    let back = unsafe { libc::syscall(libc::SYS_setresuid, own, effective, KEEP) };
+    Errno::result(back)?;
+    nix::sys::prctl::set_dumpable(dumpable)?;
+    set
+}
+
+fn set_owner_as_is(fd: &OwnedFd, (kind, pid): (u32, i32)) -> Result<(), Errno> {
     #[repr(C)]
     struct FileOwner {
         kind: i32,
@@ -102,20 +126,11 @@ pub(super) fn set_owner(
     }
     /// `F_SETOWN_EX` (asm-generic/fcntl.h).
     const F_SETOWN_EX: i32 = 15;
-    let owner = FileOwner { kind: owner.0 as i32, pid: owner.1 };
-    let (own, effective) = (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw());
-    let keep = u32::MAX;
-    // SAFETY: setresuid takes integers; called raw it changes this thread only, and the saved id,
-    // which is kept, allows the way back.
-    let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, euid, keep) };
-    Errno::result(ret)?;
+    let kind = kind as i32;
+    let owner = FileOwner { kind, pid };
     // SAFETY: `owner` is `struct f_owner_ex` and outlives the call.
-    let set = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) };
-    let set = Errno::result(set).map(drop);
-    // SAFETY: as above.
-    let back = unsafe { libc::syscall(libc::SYS_setresuid, own, effective, keep) };
-    Errno::result(back)?;
-    set
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) };
+    Errno::result(ret).map(drop)
 }
 
 /// Chooses the signal that a file sends instead of SIGIO.
@@ -127,19 +142,15 @@ pub(super) fn set_signal(fd: &OwnedFd, signal: u32) -> Result<(), Errno> {
     Errno::result(ret).map(drop)
 }
 
-/// A pidfd of a process that has already ended and been collected.
-pub(super) fn pidfd_of_nobody() -> Result<(OwnedFd, i32), Errno> {
+/// A child that ends at once. The caller collects it.
+pub(super) fn exiting_child() -> Result<i32, Errno> {
     // SAFETY: the child makes one call that only ends it; it touches no memory and takes no lock.
     match unsafe { libc::fork() } {
         0 => {
             // SAFETY: _exit runs no handler and no destructor.
             unsafe { libc::_exit(0) }
         }
-        -1 => Err(Errno::last()),
-        pid => {
-            let pidfd = crate::remote::spawn::open_pidfd(pid)?;
-            Ok((pidfd, pid))
-        }
+        pid => Errno::result(pid),
     }
 }
 
@@ -163,4 +174,31 @@ pub(super) fn signalfd(mask: u64) -> Result<OwnedFd, Errno> {
     Errno::result(fd)?;
     // SAFETY: signalfd4 has just returned this descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Kind, id and signal of a file's owner.
+#[cfg(test)]
+pub(super) fn owner(fd: &OwnedFd) -> Result<(i32, i32, i32), Errno> {
+    /// `F_GETOWN_EX`, `F_GETSIG` (asm-generic/fcntl.h).
+    const F_GETOWN_EX: i32 = 16;
+    const F_GETSIG: i32 = 11;
+    let mut owner = [0i32; 2];
+    // SAFETY: `owner` has the layout of `struct f_owner_ex`, two ints, and outlives the call.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr()) };
+    Errno::result(ret)?;
+    // SAFETY: fcntl without an argument.
+    let signal = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) })?;
+    Ok((owner[0], owner[1], signal))
+}
+
+/// User ids that a file's owner was named under.
+#[cfg(test)]
+pub(super) fn owner_ids(fd: &OwnedFd) -> Result<(u32, u32), Errno> {
+    /// `F_GETOWNER_UIDS` (asm-generic/fcntl.h).
+    const F_GETOWNER_UIDS: i32 = 17;
+    let mut ids = [0u32; 2];
+    // SAFETY: the call writes two 32-bit ids; `ids` has room for them and outlives it.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, ids.as_mut_ptr()) };
+    Errno::result(ret)?;
+    Ok((ids[0], ids[1]))
 }

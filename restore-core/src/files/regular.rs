@@ -1,14 +1,16 @@
 //! Files that are opened by path: regular ones, directories, devices, `/proc` entries, symlinks.
 //!
 //! The path must lead to the file of the dump: size and mode are compared where the dump recorded
-//! them. Nothing is created or truncated here.
+//! them. Nothing is created or truncated here. Build ids, which upstream also compares, are not.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use criu_image::record::RegFileEntry;
-use criu_image::{Checkpoint, FileId, Remap};
+use criu_image::{Checkpoint, FileId, Process, Remap};
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::{FileStat, fstat, lstat, stat};
 use nix::unistd::{Whence, lseek};
 
 use super::{FilesError, raw, remap};
@@ -35,6 +37,8 @@ pub(super) struct Plan {
     mode: Option<u32>,
     /// Whether the path is made to lead to the file while it is opened.
     pub(super) remapped: bool,
+    /// Whether the path exists only when the tasks do.
+    pub(super) needs_tasks: bool,
 }
 
 /// Plans the opening for a descriptor, or with the flags of a mapping.
@@ -43,54 +47,106 @@ pub(super) fn plan(
     id: FileId,
     mapping: Option<u32>,
 ) -> Result<Plan, Refusal> {
-    let place = || format!("files.img, file {:#x}", id.0);
+    let refuse = |what: String| Refusal::of_tree(what, format!("files.img, file {:#x}", id.0));
     let Some(entry) = checkpoint.reg_file(id) else {
-        return Err(Refusal::of_tree("file without a path", place()));
+        return Err(refuse("file without a path".to_owned()));
     };
     if entry.ext.unwrap_or(false) {
-        return Err(Refusal::of_tree("external file", place()));
+        return Err(refuse("external file".to_owned()));
     }
-    if let Some(Remap::Procfs(pid)) = checkpoint.remaps.get(&id) {
-        let what = format!("/proc entry of process {pid}, which has exited");
-        return Err(Refusal::of_tree(what, place()));
-    }
+    let path = absolute(entry);
+    let needs_tasks = needs_tasks(checkpoint, &path).map_err(refuse)?;
+    let (remapped, rebuilt) = match checkpoint.remaps.get(&id) {
+        Some(Remap::Ghost(ghost)) => {
+            remap::check(ghost).map_err(|what| refuse(what.to_owned()))?;
+            (true, true)
+        }
+        Some(Remap::Linked(_)) => (true, false),
+        Some(Remap::Procfs(pid)) if !needs_tasks => {
+            return Err(refuse(exited(*pid)));
+        }
+        Some(Remap::Procfs(_)) | None => (false, false),
+    };
     let flags = open_flags(mapping.unwrap_or(entry.flags) as i32);
     let has_position = mapping.is_none() && entry.pos != NO_POSITION && flags & libc::O_PATH == 0;
-    let remapped = checkpoint.remaps.contains_key(&id);
     Ok(Plan {
         id,
-        path: absolute(entry),
+        path,
         flags,
         pos: has_position.then_some(entry.pos),
-        size: entry.size.filter(|_| !remapped),
-        mode: entry.mode.filter(|_| !remapped),
+        size: entry.size.filter(|_| !rebuilt),
+        mode: entry.mode.filter(|_| !rebuilt),
         remapped,
+        needs_tasks,
     })
 }
 
-/// Paths in images are relative to the root of the mount namespace, with or without a slash.
+/// Paths in images begin at the root of the mount namespace: with `/`, in old ones with `./`.
 pub(super) fn absolute(entry: &RegFileEntry) -> Vec<u8> {
-    let name = entry.name.strip_prefix(b".").unwrap_or(&entry.name);
-    match name.first() {
-        Some(b'/') => name.to_vec(),
+    let name = entry.name.as_slice();
+    match name {
+        b"." => b"/".to_vec(),
+        [b'.', b'/', ..] => name[1..].to_vec(),
+        [b'/', ..] => name.to_vec(),
         _ => [b"/", name].concat(),
     }
 }
 
-fn open_flags(flags: i32) -> i32 {
-    let flags = flags & !CREATION;
+/// Flags with which the file is opened again.
+///
+/// `O_ASYNC` is left out: given to open, it is recorded without effect, and cannot be set later.
+pub(super) fn open_flags(flags: i32) -> i32 {
+    let flags = flags & !CREATION & !libc::O_ASYNC;
     // An unnamed temporary file is restored as a deleted one.
     if flags & libc::O_TMPFILE == libc::O_TMPFILE { flags & !libc::O_TMPFILE } else { flags }
 }
 
-/// Whether the path is `/proc/<pid>` of a process of the tree, and so exists only with it.
-pub(super) fn needs_tasks(plan: &Plan, checkpoint: &Checkpoint) -> bool {
-    let Some(rest) = plan.path.strip_prefix(b"/proc/") else {
-        return false;
+fn exited(pid: u32) -> String {
+    format!("/proc entry of process {pid}, which has exited")
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Whether the path is in `/proc/<pid>` of a process of the tree, and so exists only with it. The
+/// error says what of a process does not exist in time.
+fn needs_tasks(checkpoint: &Checkpoint, path: &[u8]) -> Result<bool, String> {
+    let Some(rest) = path.strip_prefix(b"/proc/") else {
+        return Ok(false);
     };
-    let digits = rest.split(|&byte| byte == b'/').next().unwrap_or(rest);
-    let pid = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok());
-    pid.is_some_and(|pid| checkpoint.processes.iter().any(|process| process.pid == pid))
+    let mut parts = rest.split(|&byte| byte == b'/');
+    let Some(pid) = parts.next().and_then(number) else {
+        return Ok(false);
+    };
+    let has_thread = |process: &Process| {
+        let mut threads = process.body.iter().flat_map(|body| &body.threads);
+        threads.any(|thread| thread.tid == pid)
+    };
+    if !checkpoint.processes.iter().any(|process| process.pid == pid) {
+        // One remap stands for all files of its process.
+        let dead = |remap: &Remap| matches!(remap, Remap::Procfs(dead) if *dead == pid);
+        if checkpoint.remaps.values().any(dead) {
+            return Err(exited(pid));
+        }
+        if checkpoint.processes.iter().any(has_thread) {
+            return Err(format!("/proc entry of thread {pid}"));
+        }
+        return Ok(false);
+    }
+    let mut rest: Vec<&[u8]> = parts.collect();
+    if let [b"task", tid, ..] = rest.as_slice() {
+        if number(tid) != Some(pid) {
+            return Err(format!("/proc entry of a thread of process {pid}"));
+        }
+        rest.drain(..2);
+    }
+    match rest.as_slice() {
+        [b"fd" | b"fdinfo" | b"map_files", _, ..] => {
+            Err(format!("/proc entry of a descriptor or mapping of process {pid}"))
+        }
+        _ => Ok(true),
+    }
 }
 
 /// Opens, positions and compares.
@@ -99,10 +155,13 @@ pub(super) fn open(plan: &Plan, remaps: &mut remap::Names) -> Result<OwnedFd, Fi
         true => remaps.with_path(plan.id, &plan.path, |path| open_path(plan, path))?,
         false => open_path(plan, &plan.path)?,
     };
-    if let Some(pos) = plan.pos {
-        lseek(&fd, pos as i64, Whence::SeekSet).map_err(|errno| failed(plan, "seek", errno))?;
+    let Some(pos) = plan.pos else { return Ok(fd) };
+    match lseek(&fd, pos as i64, Whence::SeekSet) {
+        // What cannot seek is dumped with position 0.
+        Err(Errno::ESPIPE) if pos == 0 => Ok(fd),
+        Err(errno) => Err(failed(plan, "seek", errno)),
+        Ok(_) => Ok(fd),
     }
-    Ok(fd)
 }
 
 pub(super) fn failed(plan: &Plan, call: &'static str, errno: Errno) -> FilesError {
@@ -110,7 +169,9 @@ pub(super) fn failed(plan: &Plan, call: &'static str, errno: Errno) -> FilesErro
     FilesError::Path { call, path, id: plan.id.0, errno }
 }
 
-fn open_path(plan: &Plan, path: &[u8]) -> Result<OwnedFd, FilesError> {
+/// Opens a path that leads to the file and compares.
+pub(super) fn open_path(plan: &Plan, path: &[u8]) -> Result<OwnedFd, FilesError> {
+    expect_kind(plan, path)?;
     let fd = raw::open(path, plan.flags).map_err(|errno| failed(plan, "open", errno))?;
     if plan.size.is_some() || plan.mode.is_some() {
         let here = fstat(&fd).map_err(|errno| failed(plan, "stat", errno))?;
@@ -119,15 +180,45 @@ fn open_path(plan: &Plan, path: &[u8]) -> Result<OwnedFd, FilesError> {
     Ok(fd)
 }
 
+/// Compares the kind before opening: to open a fifo or device in the place of a file would wait, or
+/// do what devices do.
+pub(super) fn expect_kind(plan: &Plan, path: &[u8]) -> Result<(), FilesError> {
+    let Some(saved) = plan.mode else {
+        return Ok(());
+    };
+    let path = OsStr::from_bytes(path);
+    let here = match plan.flags & libc::O_NOFOLLOW {
+        0 => stat(path),
+        _ => lstat(path),
+    };
+    let here = here.map_err(|errno| failed(plan, "stat", errno))?;
+    match here.st_mode & S_IFMT == saved & S_IFMT {
+        true => Ok(()),
+        false => Err(changed(plan, here.st_mode, saved)),
+    }
+}
+
+fn changed(plan: &Plan, here: u32, saved: u32) -> FilesError {
+    FilesError::Changed {
+        path: String::from_utf8_lossy(&plan.path).into_owned(),
+        property: "mode",
+        here: here.into(),
+        saved: saved.into(),
+    }
+}
+
 fn compare(plan: &Plan, here: &FileStat) -> Result<(), FilesError> {
-    let path = || String::from_utf8_lossy(&plan.path).into_owned();
     let is_regular = here.st_mode & S_IFMT == S_IFREG;
-    if let Some(saved) = plan.size.filter(|&size| is_regular && size != here.st_size as u64) {
-        return Err(FilesError::Size { path: path(), here: here.st_size as u64, saved });
+    let size = plan.size.filter(|_| is_regular);
+    if let Some(saved) = size.filter(|&size| size != here.st_size as u64) {
+        return Err(FilesError::Size {
+            path: String::from_utf8_lossy(&plan.path).into_owned(),
+            here: here.st_size as u64,
+            saved,
+        });
     }
-    if let Some(saved) = plan.mode.filter(|&mode| mode != here.st_mode) {
-        let (here, saved) = (u64::from(here.st_mode), u64::from(saved));
-        return Err(FilesError::Changed { path: path(), property: "mode", here, saved });
+    match plan.mode.filter(|&mode| mode != here.st_mode) {
+        Some(saved) => Err(changed(plan, here.st_mode, saved)),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -16,7 +16,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(entry: &FileEntry) -> Option<Self> {
-        entry.tfd.clone().map(|entry| Self { entry })
+        entry.tfd.map(|entry| Self { entry })
     }
 
     fn fail(&self, call: &'static str) -> impl Fn(Errno) -> FilesError {
@@ -44,10 +44,14 @@ impl Plan {
         if armed && absolute {
             let now = clock_gettime(ClockId::from_raw(entry.clockid as i32))
                 .map_err(self.fail("clock_gettime"))?;
-            value.tv_sec += now.tv_sec();
-            value.tv_nsec += now.tv_nsec();
-            if value.tv_nsec >= 1_000_000_000 {
-                value.tv_sec += 1;
+            // What is no time (more than a second of nanoseconds) is left for the kernel to refuse.
+            value.tv_sec = value.tv_sec.saturating_add(now.tv_sec());
+            let below_second = (0..1_000_000_000).contains(&value.tv_nsec);
+            if below_second {
+                value.tv_nsec += now.tv_nsec();
+            }
+            if below_second && value.tv_nsec >= 1_000_000_000 {
+                value.tv_sec = value.tv_sec.saturating_add(1);
                 value.tv_nsec -= 1_000_000_000;
             }
         }
