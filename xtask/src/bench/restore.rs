@@ -46,11 +46,12 @@ pub(super) fn compare(options: &Options) -> Result<Vec<Comparison>, String> {
     command::run(build.args(["--package", "restore-cli", "--bins", "--examples"]))?;
     let criu = peers::fetch()?;
     let thaw = options.thaw.clone().unwrap_or_else(|| command::release_folder().join("thaw"));
+    let (theirs, ours) = (|| peers::command(&criu), || Command::new(&thaw));
     prepare().map_err(|errno| format!("/run of our own: {errno} (needs root)"))?;
     let compared = cases.into_iter().map(|case| {
         eprintln!("xtask: {} runs of {}", options.runs, case.0);
         let bench = Bench::set_up(case, &criu).map_err(|error| format!("{}: {error}", case.0))?;
-        super::alternate(case.0, options.runs, bench.restorer(&criu), bench.restorer(&thaw))
+        super::alternate(case.0, options.runs, bench.restorer(theirs), bench.restorer(ours))
             .map_err(|error| format!("{}: {error}", case.0))
     });
     compared.collect()
@@ -88,7 +89,7 @@ impl Bench {
         if bench.tree.len() != processes {
             return Err(format!("{} of {processes} processes are ready", bench.tree.len()));
         }
-        let mut dump = Command::new(criu);
+        let mut dump = peers::command(criu);
         dump.args(["dump", "-v1", "-o", "dump.log", "-t", &bench.tree[0].to_string(), "-D"]);
         command::output(dump.arg(&bench.images))?;
         reap(&bench.tree)?;
@@ -97,19 +98,20 @@ impl Bench {
     }
 
     /// One run of a program: restore, look, end the tree.
-    fn restorer(&self, program: &Path) -> impl FnMut() -> Result<Run, String> {
+    fn restorer(&self, program: impl Fn() -> Command) -> impl FnMut() -> Result<Run, String> {
         let mut asked = false;
         move || {
-            let mut restore = Command::new(program);
+            let mut restore = program();
             restore.args(["restore", "-d", "-v0", "-o", "restore.log", "-D"]);
             let run = child::measure(restore.arg(&self.images))?;
             let restored = session(self.tree[0]);
             if restored != self.tree {
-                let program = program.display();
-                return Err(format!("{program}: restored {restored:?}, not {:?}", self.tree));
+                let name = restore.get_program().display();
+                return Err(format!("{name}: restored {restored:?}, not {:?}", self.tree));
             }
             if !std::mem::replace(&mut asked, true) {
-                self.ask().map_err(|error| format!("{}: {error}", program.display()))?;
+                let asked = self.ask();
+                asked.map_err(|error| format!("{}: {error}", restore.get_program().display()))?;
             }
             end(&self.tree)?;
             Ok(run)

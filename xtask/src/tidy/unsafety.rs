@@ -9,8 +9,7 @@ use super::{File, Findings, at};
 const UNSAFE_FILES: &[&str] = &[
     "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
-    "restore-core/src/engine/memory.rs",
-    "restore-core/src/engine/mod.rs",
+    "restore-core/src/engine/memory/pages.rs",
     "restore-core/src/files/memory.rs",
     "restore-core/src/files/raw.rs",
     "restore-core/src/remote/freeze.rs",
