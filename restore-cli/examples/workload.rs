@@ -1,4 +1,4 @@
-//! A program to be checkpointed: processes, threads and memory that can tell whether they are intact.
+//! A program to be checkpointed: its processes, threads and memory can tell if they are intact.
 //!
 //! `workload STATUS PROCESSES MIB THREADS` makes a tree of that many processes, each with that much
 //! memory filled with a pattern of its own and that many counting threads beside the first (the

@@ -1,7 +1,7 @@
 //! The command line of `thaw restore`: criu's names, checked whole before anything is done.
 //!
-//! Options that only matter to a dump or to a page server, but that scripts pass at restore too, are
-//! taken and ignored; whatever would change the result and is not supported is an error.
+//! Options that only matter to a dump or to a page server, but that scripts pass at restore too,
+//! are taken and ignored; whatever would change the result and is not supported is an error.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub(crate) struct Restore {
     pub(crate) detached: bool,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) plan: restore_core::Options,
+    /// Options that would change the result and are not supported; the command fails, with a log.
+    pub(crate) refused: Vec<String>,
 }
 
 /// How an option is treated.
@@ -86,6 +88,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
         detached: false,
         pidfile: None,
         plan: restore_core::Options::default(),
+        refused: Vec::new(),
     };
     while let Some(arg) = parser.next()? {
         match arg {
@@ -106,7 +109,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Short('l') | Short('x') => drop(parser.optional_value()),
             Long(name) => {
                 let name = name.to_owned();
-                other(&name, &mut parser)?;
+                restore.refused.extend(other(&name, &mut parser)?);
             }
             _ => return Err(arg.unexpected()),
         }
@@ -150,16 +153,14 @@ fn cgroups(restore: &mut Restore, mode: Option<OsString>) -> Result<(), lexopt::
     Ok(())
 }
 
-fn other(name: &str, parser: &mut lexopt::Parser) -> Result<(), lexopt::Error> {
+/// Takes an option of the table; the text says why it is refused, if it is.
+fn other(name: &str, parser: &mut lexopt::Parser) -> Result<Option<String>, lexopt::Error> {
     let Some((_, treatment, what)) = OTHERS.iter().find(|(other, ..)| *other == name) else {
         return Err(format!("unknown option --{name}").into());
     };
-    match treatment {
-        Treatment::Ignored => {}
-        Treatment::IgnoredValue => drop(parser.value()?),
-        Treatment::Refused | Treatment::RefusedValue => {
-            return Err(format!("--{name}: {what} are not supported yet").into());
-        }
+    if matches!(treatment, Treatment::IgnoredValue | Treatment::RefusedValue) {
+        parser.value()?;
     }
-    Ok(())
+    let refused = matches!(treatment, Treatment::Refused | Treatment::RefusedValue);
+    Ok(refused.then(|| format!("--{name}: {what} are not supported yet")))
 }

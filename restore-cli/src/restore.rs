@@ -12,7 +12,7 @@ use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
 
 use crate::log::{Level, Log};
 use crate::options::Restore;
-use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST};
+use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
 /// Runs the command and returns its exit code.
 pub(crate) fn run(options: Restore, start: Instant) -> u8 {
@@ -28,6 +28,10 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
     };
     let to_stderr = log_path.is_some();
     let mut tell = Teller { log: &mut log, to_stderr };
+    if !options.refused.is_empty() {
+        options.refused.iter().for_each(|refused| tell.error(refused));
+        return USAGE;
+    }
     match restore(&options, &mut tell) {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),

@@ -155,7 +155,7 @@ fn page_run(
     let (Some(len_bytes), Some(end)) = (len_bytes, end.filter(|&end| end <= ADDRESSES_END)) else {
         return fail(format!("{count} pages at {start:#x} are no range"));
     };
-    if start % PAGE_BYTES != 0 || start < last_end {
+    if !start.is_multiple_of(PAGE_BYTES) || start < last_end {
         return fail(format!("pages {start:#x}-{end:#x} are out of order"));
     }
     if flags & PE_PRESENT == 0 {

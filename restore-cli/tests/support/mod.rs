@@ -1,6 +1,6 @@
-//! Live trees for tests: started, dumped by upstream, restored by us, asked whether they are intact.
+//! Live trees for tests: started, dumped by upstream, restored by us, asked if they are intact.
 //!
-//! Each live test runs again in a pid and mount namespace of its own, as that namespace's init: the
+//! Each live test runs again in a pid and mount namespace of its own, as its init process: the
 //! ids of its trees are free, orphans come to it, and whatever goes wrong ends with it. A test that
 //! cannot run on this machine says so in the file named by `THAW_SKIPS`.
 
@@ -112,6 +112,7 @@ impl Tree {
     }
 
     /// Starts any of the programs that are built beside the tests.
+    #[expect(clippy::zombie_processes)] // `reap` collects it with the rest of the tree
     pub(crate) fn start_program(dir: &Path, program: &str, args: &[&str]) -> Self {
         let mut child = Command::new(example(program))
             .args(args)

@@ -1,7 +1,7 @@
 //! The end of a restore: from a target in the stub to a task in its own code.
 //!
-//! A process is frozen as a whole: traced (so that it dies with us), given its credentials, stopped,
-//! rid of the shared region, and given its registers. It runs again only at the release.
+//! A process is frozen as a whole: traced (so that it dies with us), given its credentials,
+//! stopped, rid of the shared region, and given its registers. It runs again only at the release.
 
 use criu_image::Thread;
 use criu_image::record::UserX86RegsEntry;

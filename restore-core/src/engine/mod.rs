@@ -5,7 +5,6 @@
 //! restore, so the root dies with it. Workers own their targets; messages move, nothing is shared.
 
 mod attributes;
-mod cow;
 mod credentials;
 mod descriptors;
 mod finish;
@@ -19,13 +18,12 @@ mod worker;
 mod xstate;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 
 pub use worker::Stage;
 pub use xstate::XstateError;
@@ -264,7 +262,7 @@ fn carry_out(
     let RestorePlan { mut processes, files, region_base, slots, fds_end, options, .. } = plan;
     raise_descriptor_limit()?;
     let first = processes[0].pid;
-    cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
+    memory::cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
         pid: first,
         stage: Stage::Create,
         source,
@@ -407,12 +405,10 @@ impl Service {
 }
 
 fn lift(fd: &OwnedFd, from: i32) -> Result<OwnedFd, RestoreError> {
-    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(from)).map_err(|errno| {
+    crate::files::duplicate(fd, from).map_err(|errno| {
         let what = "open as many files as the tree has (see RLIMIT_NOFILE)";
         RestoreError::Setup { what, source: errno.into() }
-    })?;
-    // SAFETY: fcntl has just returned this new descriptor, which nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    })
 }
 
 /// Makes a target of each process and gives it its slots: its threads' and its children's.

@@ -1,7 +1,7 @@
 //! The workers as the coordinator sees them: started before anything else, led by messages.
 //!
-//! Threads take their ids from the same numbers as the tree's tasks. So all are started first, those
-//! that stand on an id of the tree are replaced, and only then does the tree begin.
+//! Threads take their ids from the same numbers as the tree's tasks. So all are started first,
+//! those that stand on an id of the tree are replaced, and only then does the tree begin.
 
 use std::collections::BTreeSet;
 use std::thread::JoinHandle;

@@ -1,7 +1,7 @@
 //! Kernel objects that descriptors and mappings refer to.
 //!
 //! Each object is opened once, in the restorer, and inherited by the whole tree; so processes that
-//! shared an open file share it again. One file for each kind, with its plan (pure) and its opening.
+//! shared an open file share it again. One source file for each kind: its plan (pure), its opening.
 //! What can only exist when the tasks do (pidfds, `/proc/<pid>`) is opened late and fetched by the
 //! targets. A new kind is a new file, and one line in each of the tables below.
 
@@ -28,6 +28,7 @@ use criu_image::{Body, Checkpoint, FileId, vma_status};
 use nix::errno::Errno;
 
 pub(crate) use epoll::{EpollAdd, epoll_adds};
+pub(crate) use raw::duplicate;
 
 use crate::refusal::Refusal;
 

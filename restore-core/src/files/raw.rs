@@ -202,3 +202,10 @@ pub(super) fn owner_ids(fd: &OwnedFd) -> Result<(u32, u32), Errno> {
     Errno::result(ret)?;
     Ok((ids[0], ids[1]))
 }
+
+/// Duplicates a descriptor, close-on-exec, to the first free number from `from` on.
+pub(crate) fn duplicate(fd: &OwnedFd, from: i32) -> Result<OwnedFd, Errno> {
+    let number = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(from))?;
+    // SAFETY: fcntl has just returned this new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

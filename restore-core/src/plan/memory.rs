@@ -299,7 +299,8 @@ impl MemoryPlan {
                 match writable {
                     Some(true) => push_merged(&mut self.fills, fill),
                     Some(false) => push_merged(&mut self.patches, fill),
-                    None => push_merged(&mut self.vdso_pages, fill), // the only pages without a mapping
+                    // The only pages that no mapping of ours holds.
+                    None => push_merged(&mut self.vdso_pages, fill),
                 }
                 at = end;
             }

@@ -1,4 +1,4 @@
-//! Turns a checkpoint into the steps of its restore, or into the list of all that stands against it.
+//! Turns a checkpoint into the steps of its restore, or the list of all that stands against it.
 //!
 //! Planning is pure: no system call, the same input gives the same plan, and every refusal is made
 //! here, before the first task exists. A [`ProcessPlan`] holds everything that the worker of that

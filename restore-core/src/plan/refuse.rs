@@ -3,6 +3,8 @@
 //! File kinds are refused where they are planned (`files`), mappings in `memory`; here is the
 //! rest: images of kinds that nothing reads, namespaces, and attributes of tasks and threads.
 
+use std::collections::BTreeMap;
+
 use criu_image::record::{SeccompMode, TaskKobjIdsEntry};
 use criu_image::{Body, Checkpoint, ImageKind, OtherImage, Process};
 
@@ -13,10 +15,10 @@ use crate::refusal::Refusal;
 pub(super) fn collect(checkpoint: &Checkpoint, options: &Options) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> =
         checkpoint.other.iter().filter_map(|image| other(image, options)).collect();
+    sharing(checkpoint, &mut refusals);
     for process in &checkpoint.processes {
         if let Some(body) = &process.body {
             namespaces(checkpoint, process, body, &mut refusals);
-            sharing(checkpoint, process, body, &mut refusals);
             attributes(process, body, &mut refusals);
         }
     }
@@ -71,22 +73,26 @@ fn namespaces(
     }
 }
 
-/// Kernel objects that two processes share as `clone` can make them (CLONE_VM, CLONE_FILES ...).
-fn sharing(checkpoint: &Checkpoint, process: &Process, body: &Body, refusals: &mut Vec<Refusal>) {
-    const KINDS: [(&str, fn(&TaskKobjIdsEntry) -> u32); 4] = [
+type ObjectId = fn(&TaskKobjIdsEntry) -> u32;
+
+/// Kernel objects that processes share as `clone` can make them share (CLONE_VM, CLONE_FILES ...).
+fn sharing(checkpoint: &Checkpoint, refusals: &mut Vec<Refusal>) {
+    const KINDS: [(&str, ObjectId); 4] = [
         ("address space", |ids| ids.vm_id),
         ("descriptor table", |ids| ids.files_id),
         ("working directory", |ids| ids.fs_id),
         ("signal actions", |ids| ids.sighand_id),
     ];
     for (name, id) in KINDS {
-        let other = checkpoint.processes.iter().find(|other| {
-            let shares = |b: &Body| id(&b.ids) == id(&body.ids);
-            other.pid < process.pid && other.body.as_ref().is_some_and(shares)
-        });
-        if let Some(other) = other {
-            let what = format!("{name} shared with process {}", other.pid);
-            refusals.push(Refusal::new(what, format!("ids-{}.img", process.pid), process.pid));
+        let mut owners: BTreeMap<u32, u32> = BTreeMap::new();
+        for process in &checkpoint.processes {
+            let Some(body) = &process.body else { continue };
+            let owner = *owners.entry(id(&body.ids)).or_insert(process.pid);
+            if owner != process.pid {
+                let what = format!("{name} shared with process {owner}");
+                let place = format!("ids-{}.img", process.pid);
+                refusals.push(Refusal::new(what, place, process.pid));
+            }
         }
     }
 }

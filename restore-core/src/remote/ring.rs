@@ -1,4 +1,4 @@
-//! Calls carried out by a target on our behalf: queue them, post them as one batch, see the results.
+//! Calls carried out by a target on our behalf: queued, posted as one batch, results seen.
 //!
 //! A [`Remote`] is one task of the tree and the only way to make it do anything. Calls are queued
 //! without any round trip; a batch goes out when the slot is full, when a result is asked for, or

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::StepError;
+use crate::engine::StepError;
 use crate::files::ObjectKey;
 use crate::plan::{Fill, Kept, Kind, Lent, Mapping, MemoryPlan, ProcessPlan};
 
@@ -25,7 +25,10 @@ const PLAIN: u32 =
     (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN | libc::MAP_NORESERVE) as u32;
 
 /// Decides for every process what it inherits, and who must therefore be filled before it clones.
-pub(super) fn decide(processes: &mut [ProcessPlan], images: &Path) -> Result<(), StepError> {
+pub(in crate::engine) fn decide(
+    processes: &mut [ProcessPlan],
+    images: &Path,
+) -> Result<(), StepError> {
     let mut findings = Vec::new();
     for (index, process) in processes.iter().enumerate() {
         let (Some(parent), Kind::Live(child)) = (process.member.parent, &process.kind) else {

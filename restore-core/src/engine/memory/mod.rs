@@ -1,27 +1,18 @@
 //! Builds one address space: mappings by the target, contents from outside.
 //!
-//! The pages file is mapped here and handed to `process_vm_writev` without this process ever
-//! reading it, so a file that shrinks meanwhile is `EFAULT`, not a crash. What was copied is
-//! dropped from our page tables again, which bounds the restorer's memory whatever the tree's size.
 //! What a child keeps of its parent is built before the child is born, the rest with all others.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::Path;
+pub(super) mod cow;
+mod pages;
 
-use memmap2::{Mmap, UncheckedAdvice};
-use nix::errno::Errno;
+use std::path::Path;
 
 use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
 use crate::plan::{Fill, HUGE_PAGE_BYTES, Mapping, MemoryPlan};
+use pages::{Batch, PagesFile};
 
-/// Bytes copied before our own view of them is dropped: with the most workers there are, and page
-/// cache mapped in pieces of up to 2 MiB, this bounds the restorer's memory to some 48 MiB.
-const WINDOW_BYTES: u64 = 1 << 20;
-/// Most ranges in one call (`UIO_MAXIOV`).
-const RANGES_MAX: usize = 1024;
 /// `arch_prctl` command (asm/prctl.h).
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
 /// `MADV_COLLAPSE` (asm-generic/mman-common.h, Linux 6.1).
@@ -241,168 +232,4 @@ fn with_pages(
         Ok(pages) => write(&pages),
         Err(source) => Err(StepError::PagesFile { path, source }),
     }
-}
-
-/// A pages image, mapped but never read through the mapping by this process.
-struct PagesFile {
-    map: Mmap,
-}
-
-impl PagesFile {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::open(path)?;
-        // SAFETY: the mapping's bytes are never accessed by this program: only its addresses are
-        // given to process_vm_writev and pwrite, which fail with EFAULT if the file shrinks.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { map })
-    }
-
-    /// Address of a range of the file, if it lies within it.
-    fn local(&self, pid: i32, fill: &Fill) -> Result<*const u8, StepError> {
-        let end = fill.offset_bytes.checked_add(fill.len_bytes);
-        if end.is_none_or(|end| end > self.map.len() as u64) {
-            return Err(StepError::Fill { pid, address: fill.start, errno: Errno::EFAULT });
-        }
-        Ok(self.map.as_ptr().wrapping_add(fill.offset_bytes as usize))
-    }
-
-    fn fill(&self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
-        let mut batch = Batch::default();
-        for fill in fills {
-            let mut done = 0;
-            while done < fill.len_bytes {
-                let piece = Fill {
-                    start: fill.start + done,
-                    len_bytes: (fill.len_bytes - done).min(WINDOW_BYTES),
-                    offset_bytes: fill.offset_bytes + done,
-                };
-                if !batch.takes(&piece) {
-                    batch.copy(pid)?;
-                    self.forget(&mut batch);
-                }
-                batch.add(self.local(pid, &piece)?, &piece);
-                done += piece.len_bytes;
-            }
-        }
-        batch.copy(pid)?;
-        self.forget(&mut batch);
-        Ok(())
-    }
-
-    /// Drops what was copied from our page tables.
-    fn forget(&self, batch: &mut Batch) {
-        let (from, to) = batch.window;
-        // SAFETY: dropping clean pages of a read-only file mapping changes nothing but residency.
-        // It is advice: a refusal costs memory only.
-        let _ = unsafe {
-            let (from, len) = (from as usize, to.saturating_sub(from) as usize);
-            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, len)
-        };
-        *batch = Batch::default();
-    }
-
-    /// Writes pages of mappings without write permission.
-    fn patch(&self, pid: i32, patches: &[Fill]) -> Result<(), StepError> {
-        let Some(first) = patches.first() else {
-            return Ok(());
-        };
-        let path = format!("/proc/{pid}/mem");
-        let memory = File::options().write(true).open(path).map_err(|error| StepError::Fill {
-            pid,
-            address: first.start,
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-        })?;
-        let mut batch = Batch::default(); // for its window only
-        for patch in patches {
-            let local = self.local(pid, patch)?;
-            if !batch.takes(patch) {
-                self.forget(&mut batch);
-            }
-            batch.add(local, patch);
-            let mut done = 0;
-            while done < patch.len_bytes {
-                let (from, len) = (local.wrapping_add(done as usize), patch.len_bytes - done);
-                let address = patch.start + done;
-                // SAFETY: the range lies within the mapping (`local` checks it) and is only read;
-                // the offset is an address in the other process, which the kernel checks.
-                let ret = unsafe {
-                    let fd = memory.as_raw_fd();
-                    libc::pwrite(fd, from.cast(), len as usize, address as i64)
-                };
-                match ret {
-                    1.. => done += ret as u64,
-                    0 => {
-                        return Err(StepError::Fill { pid, address, errno: Errno::EFAULT });
-                    }
-                    _ => {
-                        return Err(StepError::Fill { pid, address, errno: Errno::last() });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Ranges for one call.
-struct Batch {
-    local: Vec<libc::iovec>,
-    remote: Vec<libc::iovec>,
-    len_bytes: u64,
-    /// Part of the file that is touched.
-    window: (u64, u64),
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self { local: Vec::new(), remote: Vec::new(), len_bytes: 0, window: (u64::MAX, 0) }
-    }
-}
-
-impl Batch {
-    fn takes(&self, fill: &Fill) -> bool {
-        self.remote.is_empty()
-            || (self.remote.len() < RANGES_MAX
-                && self.local.len() < RANGES_MAX
-                && self.len_bytes + fill.len_bytes <= WINDOW_BYTES)
-    }
-
-    fn add(&mut self, local: *const u8, fill: &Fill) {
-        let len = fill.len_bytes as usize;
-        push(&mut self.local, local as usize, len);
-        push(&mut self.remote, fill.start as usize, len);
-        self.len_bytes += fill.len_bytes;
-        let (from, to) = self.window;
-        let end = fill.offset_bytes + fill.len_bytes;
-        self.window = (from.min(fill.offset_bytes), to.max(end));
-    }
-
-    fn copy(&self, pid: i32) -> Result<(), StepError> {
-        let Some(first) = self.remote.first() else {
-            return Ok(());
-        };
-        let (local, remote) = (&self.local, &self.remote);
-        // SAFETY: the local ranges lie within the mapped file (`PagesFile::local` checks each) or in
-        // a static page, and are only read; the remote ones are addresses in another process.
-        let ret = unsafe {
-            let (locals, remotes) = (local.len() as u64, remote.len() as u64);
-            libc::process_vm_writev(pid, local.as_ptr(), locals, remote.as_ptr(), remotes, 0)
-        };
-        if ret as u64 == self.len_bytes {
-            return Ok(());
-        }
-        let errno = if ret < 0 { Errno::last() } else { Errno::EFAULT };
-        Err(StepError::Fill { pid, address: first.iov_base as u64, errno })
-    }
-}
-
-/// Adds a range, joined to the last one if it follows it.
-fn push(ranges: &mut Vec<libc::iovec>, at: usize, len: usize) {
-    if let Some(last) = ranges.last_mut()
-        && last.iov_base as usize + last.iov_len == at
-    {
-        last.iov_len += len;
-        return;
-    }
-    ranges.push(libc::iovec { iov_base: at as *mut _, iov_len: len });
 }
