@@ -38,8 +38,10 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&result.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&result.stderr);
-    let last = text.lines().last().unwrap_or_default();
-    Err(format!("{}: {}: {last}", describe(command), result.status))
+    // Some programs mark what went wrong; of others the last line tells most.
+    let marked = text.lines().find(|line| line.starts_with("E: "));
+    let line = marked.or(text.lines().last()).unwrap_or_default();
+    Err(format!("{}: {}: {line}", describe(command), result.status))
 }
 
 /// A cargo command.

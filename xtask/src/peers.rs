@@ -62,22 +62,23 @@ pub(crate) fn fetch() -> Result<PathBuf, String> {
         }
     }
     let archive = archive()?;
+    let fresh = peers.join("criu.partial");
     let mut failures = Vec::new();
     for suite in SUITES {
         eprintln!("xtask: looking for criu in {suite}");
-        let fresh = peers.join("criu.partial");
         let fetched = fetch_suite(&fresh, &archive, suite).and_then(|()| {
             remove(&complete)?;
             fs::rename(&fresh, &complete).map_err(|error| error.to_string())
         });
         match fetched {
             Ok(()) => return Ok(complete.join("criu")),
-            Err(error) => failures.push(format!("{suite}: {error}")),
+            Err(error) => failures.push(format!("\n  {suite}: {error}")),
         }
     }
     let (major, minor) = VERSION_MIN;
-    let failures = failures.join("; ");
-    Err(format!("no criu from {major}.{minor} on could be fetched and tried ({failures})"))
+    remove(&fresh)?;
+    let failures = failures.concat();
+    Err(format!("no criu from {major}.{minor} on could be fetched and tried:{failures}"))
 }
 
 /// A command that starts criu at once: the shell of the wrapper takes 3 ms, as much as a quarter

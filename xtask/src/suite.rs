@@ -91,7 +91,12 @@ fn all_tests(totals: &mut Totals) -> Result<(), String> {
     cargo.env("THAW_BIN", command::release_folder().join("thaw"));
     match criu {
         Ok(criu) => cargo.env("THAW_CRIU", criu),
-        Err(error) => cargo.env_remove("THAW_CRIU").env("THAW_NO_CRIU", error),
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            // One line, since each skipped test repeats it.
+            let reason = error.lines().next().unwrap_or_default().trim_end_matches(':');
+            cargo.env_remove("THAW_CRIU").env("THAW_NO_CRIU", reason)
+        }
     };
     let ended = stream(cargo, totals);
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
