@@ -1,0 +1,153 @@
+//! Damaged images: a clear error or a correct restore; never a panic, a hang or a process left over.
+//!
+//! Every image of a small checkpoint is cut at every byte, and bits of it are flipped. What the
+//! checks do not see as damage (a register or a byte of memory has no wrong value) is restored for
+//! real, and then the tree must be whole or nothing of it must exist.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use restore_core::{Host, Options, RestorePlan};
+use support::{Tree, family, live};
+
+/// Flips for each image file, spread evenly over it.
+const FLIPS_PER_FILE: usize = 120;
+/// Exit codes that a damaged checkpoint may give: failed and undone, bad images, cannot be taken.
+const ERRORS: [i32; 3] = [1, 3, 4];
+
+/// A copy of the images, one file of which is damaged at a time.
+struct Copy {
+    dir: PathBuf,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Copy {
+    fn of(images: &Path, dir: PathBuf) -> Self {
+        fs::create_dir(&dir).expect("a folder");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(images).expect("the images").flatten() {
+            let path = dir.join(entry.file_name());
+            if path.extension().is_some_and(|extension| extension == "img") {
+                let bytes = fs::read(entry.path()).expect("an image");
+                fs::write(&path, &bytes).expect("room");
+                files.push((path, bytes));
+            }
+        }
+        files.sort();
+        Self { dir, files }
+    }
+
+    /// Whether the images are accepted and could be restored here, as far as planning can tell.
+    fn is_accepted(&self, host: &Host) -> bool {
+        let Ok(checkpoint) = criu_image::Checkpoint::open(&self.dir) else { return false };
+        RestorePlan::new(checkpoint, host, Options::default()).is_ok()
+    }
+
+    /// Restores for real and checks that the outcome is one of the two; whether it ran.
+    fn restores(&self, what: &str) -> bool {
+        let pidfile = self.dir.join("pid");
+        let _ = fs::remove_file(&pidfile);
+        let status = Command::new("timeout")
+            .args(["--signal=KILL", "60", env!("CARGO_BIN_EXE_thaw"), "restore", "-d", "-o"])
+            .arg("thaw.log")
+            .arg("--pidfile")
+            .arg(&pidfile)
+            .arg("-D")
+            .arg(&self.dir)
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .expect("thaw runs");
+        let log = fs::read_to_string(self.dir.join("thaw.log")).unwrap_or_default();
+        assert!(status.signal().is_none(), "{what}: {status}: {log}");
+        let code = status.code().expect("no signal");
+        if code == 0 {
+            let pid = fs::read_to_string(&pidfile).expect("a pid file");
+            end(pid.parse().expect("a pid"));
+        } else {
+            assert!(ERRORS.contains(&code), "{what}: exit code {code}: {log}");
+            assert!(log.contains("Error"), "{what}: exit code {code} without a word");
+        }
+        let others = others();
+        assert!(others.is_empty(), "{what}: exit code {code}, {others:?} are left: {log}");
+        code == 0
+    }
+}
+
+fn end(root: i32) {
+    for pid in family(root) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    while waitpid(None, Some(WaitPidFlag::__WALL)).is_ok() {}
+}
+
+/// Processes of this namespace beside this one, which is its init.
+fn others() -> Vec<i32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid: &i32| pid != 1 && pid != std::process::id() as i32).collect()
+}
+
+fn checkpoint(dir: &Path) -> Copy {
+    let tree = Tree::start(dir, &["1", "0", "0"]);
+    let images = dir.join("images");
+    tree.dump(&images);
+    Copy::of(&images, dir.join("copy"))
+}
+
+#[test]
+fn image_cut_at_any_byte_is_an_error_or_a_correct_restore() {
+    live("image_cut_at_any_byte_is_an_error_or_a_correct_restore", |dir: &Path| {
+        let copy = checkpoint(dir);
+        let host = Host::probe().expect("/proc");
+        assert!(copy.is_accepted(&host), "the undamaged images");
+        let (mut cuts, mut restored) = (0, 0);
+        for (path, bytes) in &copy.files {
+            let step = (bytes.len() / 4096).max(1); // pages images at 4096 places
+            for len in (0..bytes.len()).step_by(step) {
+                fs::write(path, &bytes[..len]).expect("room");
+                cuts += 1;
+                if copy.is_accepted(&host) {
+                    let what = format!("{} cut to {len} bytes", path.display());
+                    restored += usize::from(copy.restores(&what));
+                }
+            }
+            fs::write(path, bytes).expect("room");
+        }
+        println!("{cuts} cuts, {restored} restored all the same");
+        assert!(cuts > 3000 && copy.restores("the undamaged images"));
+    });
+}
+
+#[test]
+fn image_with_a_flipped_bit_is_an_error_or_a_correct_restore() {
+    live("image_with_a_flipped_bit_is_an_error_or_a_correct_restore", |dir: &Path| {
+        let copy = checkpoint(dir);
+        let host = Host::probe().expect("/proc");
+        let (mut flips, mut tried, mut restored) = (0, 0, 0);
+        for (path, bytes) in &copy.files {
+            let step = (bytes.len() / FLIPS_PER_FILE).max(1);
+            for at in (0..bytes.len()).step_by(step) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at * 7 % 8);
+                fs::write(path, &damaged).expect("room");
+                flips += 1;
+                if copy.is_accepted(&host) {
+                    let what = format!("{} with byte {at} flipped", path.display());
+                    tried += 1;
+                    restored += usize::from(copy.restores(&what));
+                }
+            }
+            fs::write(path, bytes).expect("room");
+        }
+        println!("{flips} flips, {tried} passed the checks, {restored} of them were restored");
+        assert!(flips > 500 && copy.restores("the undamaged images"));
+    });
+}
