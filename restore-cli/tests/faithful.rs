@@ -112,6 +112,19 @@ fn plain(text: &str) -> String {
     kept.copied().collect::<Vec<_>>().join(" ")
 }
 
+/// A restore is done when every process runs; here they all soon sleep or stop.
+fn wait_until_at_rest(tree: &Tree) {
+    let begin = std::time::Instant::now();
+    let runs = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R'))
+    };
+    while tree.pids.iter().any(runs) {
+        assert!(begin.elapsed().as_secs() < 30, "some process keeps running");
+        std::thread::yield_now();
+    }
+}
+
 fn is_zombie(proc: &str) -> bool {
     let stat = fs::read_to_string(format!("{proc}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
@@ -198,11 +211,13 @@ fn proc_says_the_same_before_the_dump_and_after_the_restore() {
         let args = [folder.to_str().expect("a plain path")];
         let tree = Tree::start_program(dir, "everything", &args);
         assert_eq!(tree.pids.len(), 5);
+        wait_until_at_rest(&tree);
         let before = snapshot(&tree);
         assert!(before.len() > 500, "{} facts are too few to mean anything", before.len());
         let images = dir.join("images");
         tree.dump(&images);
         tree.restore(&images);
+        wait_until_at_rest(&tree);
         let after = snapshot(&tree);
         let found = differences(&before, &after);
         assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
