@@ -40,16 +40,20 @@ fn main() {
     drop(ready);
     // SAFETY: prctl with integers; names the calling thread.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    let ready = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let theirs = std::sync::Arc::clone(&ready);
     std::thread::Builder::new()
         .name("second".to_owned())
-        .spawn(|| {
+        .spawn(move || {
             // SAFETY: setpriority of the calling thread.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 7) };
+            theirs.wait();
             loop {
                 pause();
             }
         })
         .expect("a thread");
+    ready.wait();
     drop(keep);
     serve()
 }

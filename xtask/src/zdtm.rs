@@ -8,6 +8,20 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
+/// Tests of the suite that check that a dump fails: no restore ever runs (CRIU 4.2, `crfail`).
+const DUMP_CHECKS: [&str; 10] = [
+    "file_locks00_fail",
+    "ghost_holes_large01",
+    "ptrace_sig",
+    "sigtrap",
+    "sk-unix-listen02",
+    "sk-unix-listen03",
+    "sk-unix-listen04",
+    "socket_udp-corked",
+    "timens_for_kids",
+    "timens_nested",
+];
+
 /// One line of the table.
 struct Row {
     test: String,
@@ -36,21 +50,21 @@ fn parse(table: &str) -> Vec<Row> {
         let [test, _, result, _, _, reason] = fields[..] else {
             return None;
         };
-        // Tests whose dump must fail never reach a restore.
-        if reason.contains("crfail") {
+        let test = test.trim_start_matches("zdtm/").trim_start_matches("static/").to_owned();
+        if DUMP_CHECKS.contains(&test.as_str()) {
             return None;
         }
-        let test = test.trim_start_matches("zdtm/").trim_start_matches("static/").to_owned();
         Some(Row { test, passed: result == "PASS", reason: cause(reason) })
     });
     rows.collect()
 }
 
-/// The first refusal, or whatever else the reason ends in, without numbers of one run.
+/// One refusal, or whatever else the reason ends in, without numbers of one run.
 fn cause(reason: &str) -> String {
     let text = reason.rsplit("not supported: ").next().unwrap_or(reason);
     let text = text.split(" ;; ").next().unwrap_or(text);
     let text = text.rsplit("thaw): ").next().unwrap_or(text);
+    let text = text.split(" of process").next().unwrap_or(text);
     let mut plain = String::new();
     for word in text.split(' ') {
         let number = word.starts_with("0x") || word.bytes().all(|byte| byte.is_ascii_digit());
@@ -88,7 +102,7 @@ fn render(rows: &[Row], upstream: usize) -> String {
     }
     let mut causes: Vec<_> = causes.into_iter().collect();
     causes.sort_by_key(|(_, tests)| std::cmp::Reverse(tests.len()));
-    text.push_str("\n## Not passing\n\n| first reason | tests | which |\n|---|---:|---|\n");
+    text.push_str("\n## Not passing\n\n| one reason | tests | which |\n|---|---:|---|\n");
     for (reason, tests) in causes {
         let _ = writeln!(text, "| {reason} | {} | {} |", tests.len(), tests.join(" "));
     }
@@ -109,7 +123,7 @@ mod tests {
     #[test]
     fn dump_checks_are_no_restores() {
         let table = "head\nzdtm/static/a\th\tPASS\t1\t1\t\n\
-                     zdtm/static/b\th\tPASS\t1\t1\texpected failure at criu (crfail)\n";
+                     zdtm/static/sigtrap\th\tPASS\t1\t1\t\n";
         assert_eq!(parse(table).len(), 1);
     }
 }
