@@ -66,8 +66,8 @@ impl Image {
                 limit_bytes: IMAGE_BYTES_MAX,
             });
         }
-        let mut bytes = Vec::with_capacity(len_bytes as usize + 1);
-        file.read_to_end(&mut bytes).map_err(fail)?;
+        let mut bytes = vec![0; len_bytes as usize];
+        file.read_exact(&mut bytes).map_err(fail)?;
         let mut image = Self { name: name.to_owned(), bytes, at: 0 };
         image.head(kind)?;
         Ok(image)

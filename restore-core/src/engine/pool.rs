@@ -3,7 +3,7 @@
 //! Threads take their ids from the same numbers as the tree's tasks. So all are started first,
 //! those that stand on an id of the tree are replaced, and only then does the tree begin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -48,11 +48,17 @@ impl Pool {
         let mut pool = Self { hands: Vec::new(), reports, report_to, owners: Vec::new() };
         // Kept alive until all are found, or the kernel could hand out the same id again.
         let mut rejected = Vec::new();
+        let mut waiting = BTreeMap::new();
+        let mut started = 0;
         while pool.hands.len() < count {
-            let hand = pool.spawn(pool.hands.len(), host)?;
-            let Ok(Report::Started { tid }) = pool.reports.recv() else {
+            while pool.hands.len() + waiting.len() < count {
+                waiting.insert(started, pool.spawn(started, host)?);
+                started += 1;
+            }
+            let Ok(Report::Started { worker, tid }) = pool.reports.recv() else {
                 return Err(RestoreError::WorkerLost);
             };
+            let hand = waiting.remove(&worker).expect("each worker reports once");
             if !ids.contains(&tid) {
                 pool.hands.push(hand);
             } else if rejected.len() < THREADS_TRIED_MAX {
@@ -75,7 +81,7 @@ impl Pool {
             .name(format!("worker {worker}"))
             .spawn(move || {
                 let tid = nix::unistd::gettid().as_raw();
-                let _ = reports.send(Report::Started { tid });
+                let _ = reports.send(Report::Started { worker, tid });
                 worker::run(&receive, &reports, &host);
             })
             .map_err(|source| RestoreError::Setup { what: "start a worker", source })?;

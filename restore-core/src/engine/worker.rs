@@ -64,7 +64,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) enum Report {
     /// A worker's thread runs, with this id.
-    Started { tid: i32 },
+    Started { worker: usize, tid: i32 },
     /// A process exists and waits for its worker.
     Born { index: usize, leader: Remote },
     /// A process has finished a stage; times on one clock.
