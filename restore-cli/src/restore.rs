@@ -1,8 +1,9 @@
 //! `thaw restore`: images in, a running tree out, and an exit code that says what happened.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Instant;
 
@@ -73,6 +74,13 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         }
         UNFIT_HOST
     })?;
+    let pidfile = match &options.pidfile {
+        None => None,
+        Some(path) => Some(PidFile::create(options, path).map_err(|error| {
+            tell.error(&format!("cannot create the pid file {}: {error}", path.display()));
+            FAILED
+        })?),
+    };
     let log = &mut *tell.log;
     let restored = restore_core::restore(plan, &mut |event| log_event(log, &event));
     let tree = restored.map_err(|failure| {
@@ -84,10 +92,11 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         tell.error(&format!("processes that could not be ended: {:?}", failure.left));
         LEFTOVERS
     })?;
-    if let Some(path) = &options.pidfile {
-        write_pidfile(options, path, tree.root).map_err(|error| {
-            tell.error(&format!("cannot write {}: {error}", path.display()));
-            FAILED
+    if let Some(pidfile) = pidfile {
+        pidfile.write(tree.root).map_err(|error| {
+            // The tree runs: that is what the caller must know first.
+            tell.error(&format!("process {} runs, but the pid file failed: {error}", tree.root));
+            LEFTOVERS
         })?;
     }
     tell.log.line(Level::Info, &format!("process {} and its tree run", tree.root));
@@ -130,14 +139,37 @@ fn log_event(log: &mut Log, event: &Event) {
     }
 }
 
-fn write_pidfile(options: &Restore, path: &PathBuf, pid: i32) -> std::io::Result<()> {
-    // Relative to the working directory of the command, as criu's is to `--work-dir`.
-    let path = match &options.work_dir {
-        Some(dir) if path.is_relative() => dir.join(path),
-        _ => path.clone(),
-    };
-    let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
-    write!(file, "{pid}")
+/// The pid file: made before the restore, so that it cannot fail after it, and gone if that fails.
+struct PidFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl PidFile {
+    fn create(options: &Restore, path: &Path) -> std::io::Result<Self> {
+        // Relative to the working directory of the command, as criu's is to `--work-dir`.
+        let path = match &options.work_dir {
+            Some(dir) if path.is_relative() => dir.join(path),
+            _ => path.to_owned(),
+        };
+        let file = File::options().write(true).create_new(true).open(&path)?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    fn write(mut self, pid: i32) -> std::io::Result<()> {
+        match self.file.take() {
+            Some(mut file) => write!(file, "{pid}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path); // nothing was written to it
+        }
+    }
 }
 
 /// Waits for the root and passes on how it ended.

@@ -49,33 +49,42 @@ fn chain_of_upstream_and_our_restores_keeps_the_program_going() {
 
 #[test]
 fn killed_restorer_leaves_no_half_restored_task() {
-    live("killed_restorer_leaves_no_half_restored_task", |dir: &Path| {
-        let mut tree = Tree::start(dir, &SMALL);
-        let images = dir.join("images");
-        tree.dump(&images);
-        let begin = std::time::Instant::now();
-        tree.restore(&images);
-        let whole = begin.elapsed();
-        tree.kill();
-        let (mut gone, mut ran) = (0, 0);
-        let rounds = 200u32;
-        for round in 0..rounds {
-            let mut restorer = thaw_command(&images, &[]).spawn().expect("thaw runs");
-            // The moments are spread evenly over the time that a restore takes.
-            std::thread::sleep(whole * round / rounds);
-            let _ = restorer.kill();
-            restorer.wait().expect("thaw can be waited for");
-            if tree.settle() {
-                ran += 1;
-                tree.kill();
-            } else {
-                gone += 1;
-            }
-            tree.put_status_back(0);
-        }
-        println!("{rounds} kills: {gone} trees gone, {ran} whole");
-        assert!(gone > 0, "no kill came before the end");
+    live("killed_restorer_leaves_no_half_restored_task", |dir: &Path| kill_at_moments(dir, &[]));
+}
+
+#[test]
+fn killed_restorer_of_a_sibling_leaves_no_half_restored_task() {
+    live("killed_restorer_of_a_sibling_leaves_no_half_restored_task", |dir: &Path| {
+        kill_at_moments(dir, &["--restore-sibling"]);
     });
+}
+
+fn kill_at_moments(dir: &Path, args: &[&str]) {
+    let mut tree = Tree::start(dir, &SMALL);
+    let images = dir.join("images");
+    tree.dump(&images);
+    let begin = std::time::Instant::now();
+    tree.restore(&images);
+    let whole = begin.elapsed();
+    tree.kill();
+    let (mut gone, mut ran) = (0, 0);
+    let rounds = 200u32;
+    for round in 0..rounds {
+        let mut restorer = thaw_command(&images, args).spawn().expect("thaw runs");
+        // The moments are spread evenly over the time that a restore takes.
+        std::thread::sleep(whole * round / rounds);
+        let _ = restorer.kill();
+        restorer.wait().expect("thaw can be waited for");
+        if tree.settle() {
+            ran += 1;
+            tree.kill();
+        } else {
+            gone += 1;
+        }
+        tree.put_status_back(0);
+    }
+    println!("{rounds} kills: {gone} trees gone, {ran} whole");
+    assert!(gone > 0, "no kill came before the end");
 }
 
 #[test]
@@ -128,4 +137,37 @@ fn stopped_on_request_is_stopped_until_continued() {
         tree.ask();
         tree.kill();
     });
+}
+
+#[test]
+fn attached_restore_passes_on_how_the_tree_ended() {
+    live("attached_restore_passes_on_how_the_tree_ended", |dir: &Path| {
+        let mut tree = Tree::start(dir, &["1", "1", "0"]);
+        let images = dir.join("images");
+        tree.dump(&images);
+        let mut restorer = std::process::Command::new(env!("CARGO_BIN_EXE_thaw"))
+            .args(["restore", "-o", "thaw.log", "-D"])
+            .arg(&images)
+            .spawn()
+            .expect("thaw runs");
+        wait_for_process(tree.root());
+        tree.ask();
+        kill(Pid::from_raw(tree.root()), Signal::SIGTERM).expect("it runs");
+        let status = restorer.wait().expect("thaw can be waited for");
+        assert_eq!(status.code(), Some(128 + 15));
+    });
+}
+
+/// Waits until a process has its own program again.
+fn wait_for_process(pid: i32) {
+    let begin = std::time::Instant::now();
+    loop {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if maps.contains("/workload") && status.contains("TracerPid:\t0") {
+            return;
+        }
+        assert!(begin.elapsed().as_secs() < 30, "process {pid} does not come");
+        std::thread::yield_now();
+    }
 }

@@ -8,6 +8,7 @@ use super::{contradiction, vma_status};
 use crate::error::ImageError;
 use crate::kind::ImageKind;
 use crate::record::{MmEntry, PagemapEntry, PagemapHead, VmaEntry};
+use crate::wire::WireError;
 
 const PAGE_BYTES: u64 = 4096;
 /// End of user addresses on x86-64 with five page-table levels.
@@ -115,7 +116,7 @@ fn page_store(
     let mut store = PageStore { pages_id, runs: Vec::new() };
     let mut offset_bytes = 0;
     let mut last_end = 0;
-    while let Some((at, entry)) = image.next::<PagemapEntry>()? {
+    while let Some((at, entry)) = next_entry(&mut image)? {
         let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else {
             continue;
         };
@@ -130,6 +131,18 @@ fn page_store(
         return Err(contradiction(file, image.at(), reason));
     }
     Ok(store)
+}
+
+/// CRIU 4.3 says of compressed pages in fields that 4.2 does not have; to pass over them would be to
+/// restore compressed bytes.
+fn next_entry(image: &mut crate::reader::Image) -> Result<Option<(u64, PagemapEntry)>, ImageError> {
+    image.next().map_err(|error| match error {
+        ImageError::Wire { file, source: WireError::UnknownField { .. }, .. } => {
+            let feature = "a pagemap with compressed pages or other news of CRIU after 4.2";
+            ImageError::Unsupported { file, feature }
+        }
+        other => other,
+    })
 }
 
 fn page_run(

@@ -279,7 +279,8 @@ fn carry_out(
     let (targets, root_slot) = assign(processes, slots, &service, options.leave_stopped);
     pool.adopt(targets);
     leave_rseq();
-    let leader = spawn_root(root_slot, root, options.sibling).map_err(|errno| {
+    let watched = options.sibling.then_some(&service.restorer);
+    let leader = spawn_root(root_slot, root, watched).map_err(|errno| {
         let help = match errno {
             Errno::EEXIST => "another process or group uses this id",
             Errno::EPERM => "choosing a pid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
@@ -288,6 +289,9 @@ fn carry_out(
         RestoreError::Root { pid: root, errno, help }
     })?;
     let root_pidfd = Arc::clone(leader.process());
+    if options.sibling {
+        brood.add_sibling(root);
+    }
     pool.create(leader, count, brood, observe)?;
     let guard = start_guard(guard_slot, &ids, brood)?;
     files.open_late()?;

@@ -16,7 +16,7 @@ use crate::files::ObjectKey;
 use crate::plan::{Group, Kind, LivePlan, ProcessPlan};
 use crate::remote::freeze::Stopped;
 use crate::remote::region::Slot;
-use crate::remote::ring::{Remote, prepare_slot};
+use crate::remote::ring::{Life, Remote, prepare_slot};
 use crate::remote::spawn::{CLONE_CLEAR_SIGHAND, CloneArgs, open_pidfd};
 
 /// End of user addresses on x86-64 with four page-table levels.
@@ -152,7 +152,7 @@ impl Target {
         let leader = self.leader.as_mut().expect("a target is used only after its birth");
         for child in self.children.iter().filter(|child| child.before_setsid == before_setsid) {
             let slot = child.slot.as_ref().expect("each child is born once");
-            prepare_slot(slot, Some(parent));
+            prepare_slot(slot, Life::Tied { parent });
             let wanted = child.pid.to_le_bytes();
             let wanted = leader.put("wanted pid", &wanted, size_of::<CloneArgs>())?;
             let args = CloneArgs {

@@ -7,7 +7,7 @@ use criu_image::record::ThreadCoreEntry;
 
 use super::StepError;
 use super::target::Target;
-use crate::remote::ring::{CallError, Remote, prepare_slot};
+use crate::remote::ring::{CallError, Life, Remote, prepare_slot};
 use crate::remote::spawn::CloneArgs;
 
 /// What every thread of a process shares with the others (pthread_create's flags but for TLS and
@@ -29,7 +29,7 @@ impl Target {
         let process = Arc::clone(leader.process());
         let ids: Vec<i32> = live.threads.iter().skip(1).map(|t| t.tid as i32).collect();
         for (tid, slot) in ids.iter().zip(&slots) {
-            prepare_slot(slot, None);
+            prepare_slot(slot, Life::OfItsProcess);
             let wanted = leader.put("wanted tid", &tid.to_le_bytes(), size_of::<CloneArgs>())?;
             let args = CloneArgs {
                 flags: THREAD_FLAGS as u64,

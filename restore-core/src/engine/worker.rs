@@ -149,6 +149,7 @@ fn begin(
 }
 
 fn build(target: &mut Target, host: &Surroundings) -> Result<(), StepError> {
+    target.leader().stop_watching();
     target.join_group()?;
     target.set_proc_attributes(host.loginuid)?;
     target.build_memory(&host.images)?;

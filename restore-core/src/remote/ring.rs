@@ -148,6 +148,13 @@ impl Remote {
         self.slot
     }
 
+    /// A guard has taken over: the task no longer looks whether the restorer lives.
+    pub(crate) fn stop_watching(&mut self) {
+        // SAFETY: an aligned word of the mapped head, which only this side writes once the task
+        // exists; the stub reads it as a single word.
+        unsafe { (&raw mut (*self.slot.head()).start).write_volatile(0) };
+    }
+
     /// Queues a call whose failure ends the batch.
     pub(crate) fn queue<const N: usize>(
         &mut self,
@@ -359,16 +366,39 @@ impl Remote {
     }
 }
 
+/// What ends a task when the restorer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// The death of its parent, which has this pid.
+    Tied { parent: i32 },
+    /// What it sees of the restorer through this pidfd, until [`Remote::stop_watching`].
+    Watching { restorer: i32 },
+    /// The end of its process, or of its work.
+    OfItsProcess,
+}
+
 /// Writes a new task's slot head before the task exists.
-pub(crate) fn prepare_slot(slot: &Slot, tied_to_parent: Option<i32>) {
+pub(crate) fn prepare_slot(slot: &Slot, life: Life) {
     let head = stub::SlotHead {
         posted: 0,
         done: 0,
         count: 0,
         completed: 0,
-        start: if tied_to_parent.is_some() { stub::START_TIED } else { 0 },
-        parent: tied_to_parent.unwrap_or(0) as u32,
-        pad: [0; 5],
+        start: match life {
+            Life::Tied { .. } => stub::START_TIED,
+            Life::Watching { .. } => stub::START_WATCHING,
+            Life::OfItsProcess => 0,
+        },
+        parent: match life {
+            Life::Tied { parent } => parent as u32,
+            _ => 0,
+        },
+        watched: match life {
+            Life::Watching { restorer } => [restorer, i32::from(libc::POLLIN)],
+            _ => [0; 2],
+        },
+        pad: [0; 2],
+        period: [0, stub::WATCH_PERIOD_NS],
     };
     // SAFETY: the slot is mapped writable and no task runs on it yet.
     unsafe { slot.head().write(head) };

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::region::Slot;
-use super::ring::{CallError, Remote, prepare_slot};
+use super::ring::{CallError, Life, Remote, prepare_slot};
 
 /// `clone_args` of the kernel (linux/sched.h, 88 bytes since Linux 5.7).
 #[repr(C)]
@@ -64,17 +64,24 @@ pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 /// Forks this process into the stub on `slot` with the wanted pid.
 ///
 /// The calling thread must be the one that lives as long as the restore does: the child dies with
-/// it. With `sibling` the child
-/// becomes a child of our own parent instead.
+/// it. With a pidfd of this process, the child becomes
+/// a child of our own parent instead, and watches us through it.
 ///
 /// # Errors
 /// The kernel's error: `EEXIST` if the pid is taken, `EPERM` without CAP_CHECKPOINT_RESTORE.
-pub(crate) fn spawn_root(slot: Slot, pid: i32, sibling: bool) -> Result<Remote, Errno> {
-    let parent = (!sibling).then(|| nix::unistd::getpid().as_raw());
-    prepare_slot(&slot, parent);
+pub(crate) fn spawn_root(
+    slot: Slot,
+    pid: i32,
+    sibling_of: Option<&OwnedFd>,
+) -> Result<Remote, Errno> {
+    let life = match sibling_of {
+        None => Life::Tied { parent: nix::unistd::getpid().as_raw() },
+        Some(restorer) => Life::Watching { restorer: restorer.as_raw_fd() },
+    };
+    prepare_slot(&slot, life);
     let mut pidfd: i32 = -1;
     let set_tid = [pid];
-    let (relation, exit_signal) = match sibling {
+    let (relation, exit_signal) = match sibling_of.is_some() {
         true => (libc::CLONE_PARENT as u64, 0), // the kernel takes our own exit signal
         false => (0, libc::SIGCHLD as u64),
     };
@@ -150,7 +157,7 @@ impl Guard {
     /// so it needs nobody.
     pub(crate) fn start(slot: Slot, brood: &Brood) -> Result<Self, GuardError> {
         let own = Arc::new(open_pidfd(nix::unistd::getpid().as_raw())?);
-        prepare_slot(&slot, None);
+        prepare_slot(&slot, Life::OfItsProcess);
         let mut pidfd: i32 = -1;
         let args = CloneArgs {
             flags: CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64,
@@ -276,12 +283,19 @@ pub(crate) fn leave_rseq() {
 #[derive(Debug, Default)]
 pub(crate) struct Brood {
     processes: Vec<(i32, Arc<OwnedFd>)>,
+    /// A process that is our parent's child, and its to collect.
+    siblings: Vec<i32>,
 }
 
 impl Brood {
     /// Records a process.
     pub(crate) fn add(&mut self, pid: i32, pidfd: Arc<OwnedFd>) {
         self.processes.push((pid, pidfd));
+    }
+
+    /// Records that a process is not ours to collect.
+    pub(crate) fn add_sibling(&mut self, pid: i32) {
+        self.siblings.push(pid);
     }
 
     /// Gives up the responsibility: the tree runs.
@@ -303,7 +317,8 @@ impl Brood {
         let mut left = Vec::new();
         for (pid, pidfd) in std::mem::take(&mut self.processes) {
             let rest = limit.saturating_sub(begin.elapsed());
-            if !wait_exit(&pidfd, rest) || !reap_one(pid, &pidfd, rest) {
+            let ours = !self.siblings.contains(&pid);
+            if !wait_exit(&pidfd, rest) || (ours && !reap_one(pid, &pidfd, rest)) {
                 left.push(pid);
             }
         }

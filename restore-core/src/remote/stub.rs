@@ -4,7 +4,8 @@
 //! one slot of shared memory. It waits for a batch of system calls in the slot, carries them out
 //! in order, stops at the first that fails, says how far it came, and waits again.
 //! It refuses to outlive us: a process asks for SIGKILL at its parent's death before anything
-//! else, and leaves at once if the parent has already gone.
+//! else, and leaves at once if the parent has already gone; a root that is not our child looks at
+//! a pidfd of ours whenever it waits.
 
 use core::arch::global_asm;
 
@@ -25,6 +26,13 @@ pub(crate) const OP_FIRST_FROM_LAST: u32 = 2;
 
 /// `SlotHead::start`: the task is a process whose parent's death must end it.
 pub(crate) const START_TIED: u32 = 1;
+
+/// `SlotHead::start`: the task is not our child; it ends when `watched` shows that we have ended.
+/// Cleared when a guard has taken over.
+pub(crate) const START_WATCHING: u32 = 2;
+
+/// How often a watching task looks, in nanoseconds.
+pub(crate) const WATCH_PERIOD_NS: u64 = 50_000_000;
 
 /// One system call, as the stub reads it.
 #[repr(C)]
@@ -51,11 +59,15 @@ pub(crate) struct SlotHead {
     pub(crate) count: u32,
     /// Calls of the finished batch that did not fail before the first failure.
     pub(crate) completed: u32,
-    /// `START_*` bits, read once when the task begins.
+    /// `START_*` bits.
     pub(crate) start: u32,
     /// Pid that `getppid` must return when the task begins, if `START_TIED`.
     pub(crate) parent: u32,
-    pub(crate) pad: [u64; 5],
+    /// `struct pollfd` of a pidfd of the restorer: descriptor, then `POLLIN`.
+    pub(crate) watched: [i32; 2],
+    pub(crate) pad: [u64; 2],
+    /// `struct timespec` of `WATCH_PERIOD_NS`.
+    pub(crate) period: [u64; 2],
 }
 
 const _: () = {
@@ -67,6 +79,8 @@ const _: () = {
     assert!(core::mem::offset_of!(SlotHead, done) == 4);
     assert!(core::mem::offset_of!(SlotHead, completed) == 12);
     assert!(core::mem::offset_of!(SlotHead, parent) == 20);
+    assert!(core::mem::offset_of!(SlotHead, watched) == 24);
+    assert!(core::mem::offset_of!(SlotHead, period) == 48);
 };
 
 // r12 slot, r13d batch number, rbx current op, r14d its index, ebp batch length, r15 child's slot.
@@ -92,12 +106,26 @@ global_asm!(
     "20: mov eax, dword ptr [r12]",
     "    cmp eax, r13d",
     "    jne 40f",
-    "    mov eax, 202", // futex(&posted, FUTEX_WAIT, r13d, no limit)
+    "    mov eax, 202", // futex(&posted, FUTEX_WAIT, r13d, no limit or the period)
     "    mov rdi, r12",
     "    xor esi, esi",
     "    mov edx, r13d",
     "    xor r10d, r10d",
+    "    test dword ptr [r12 + 16], 2",
+    "    jz 30f",
+    "    lea r10, [r12 + 48]",
+    "30: syscall",
+    "    cmp rax, -110", // ETIMEDOUT
+    "    jne 20b",
+    "    test dword ptr [r12 + 16], 2",
+    "    jz 20b",
+    "    mov eax, 7", // poll(&watched, 1, 0)
+    "    lea rdi, [r12 + 24]",
+    "    mov esi, 1",
+    "    xor edx, edx",
     "    syscall",
+    "    test eax, eax",
+    "    jg 90f",
     "    jmp 20b",
     "40: mov r13d, eax",
     "    lea rbx, [r12 + 64]",
