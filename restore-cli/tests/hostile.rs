@@ -1,4 +1,4 @@
-//! Damaged images: a clear error or a correct restore; never a panic, a hang or a process left over.
+//! Damaged images: a clear error or a correct restore; no panic, no hang, no process left over.
 //!
 //! Every image of a small checkpoint is cut at every byte, and bits of it are flipped. What the
 //! checks do not see as damage (a register or a byte of memory has no wrong value) is restored for

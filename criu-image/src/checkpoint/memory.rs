@@ -133,8 +133,8 @@ fn page_store(
     Ok(store)
 }
 
-/// CRIU 4.3 says of compressed pages in fields that 4.2 does not have; to pass over them would be to
-/// restore compressed bytes.
+/// CRIU 4.3 says of compressed pages in fields that 4.2 does not have; to pass over them would be
+/// to restore compressed bytes.
 fn next_entry(image: &mut crate::reader::Image) -> Result<Option<(u64, PagemapEntry)>, ImageError> {
     image.next().map_err(|error| match error {
         ImageError::Wire { file, source: WireError::UnknownField { .. }, .. } => {
