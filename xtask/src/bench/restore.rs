@@ -91,7 +91,8 @@ impl Bench {
         }
         let mut dump = peers::command(criu);
         dump.args(["dump", "-v1", "-o", "dump.log", "-t", &bench.tree[0].to_string(), "-D"]);
-        command::output(dump.arg(&bench.images))?;
+        let dumped = command::output(dump.arg(&bench.images));
+        dumped.map_err(|failure| explained(&failure, &bench.images.join("dump.log")))?;
         reap(&bench.tree)?;
         read_all(&bench.images).map_err(|error| error.to_string())?;
         Ok(bench)
@@ -103,7 +104,8 @@ impl Bench {
         move || {
             let mut restore = program();
             restore.args(["restore", "-d", "-v0", "-o", "restore.log", "-D"]);
-            let run = child::measure(restore.arg(&self.images))?;
+            let run = child::measure(restore.arg(&self.images))
+                .map_err(|failure| explained(&failure, &self.images.join("restore.log")))?;
             let restored = session(self.tree[0]);
             if restored != self.tree {
                 let name = restore.get_program().display();
@@ -172,6 +174,13 @@ fn read_all(images: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A failure with the errors in the log of what failed: upstream prints none of them.
+fn explained(failure: &str, log: &Path) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let errors = log.lines().filter(|line| line.contains("Error"));
+    errors.fold(failure.to_owned(), |text, line| format!("{text}\n  {line}"))
+}
+
 /// All processes of a session, its leader first and the others in order.
 fn session(leader: i32) -> Vec<i32> {
     let mut pids: Vec<i32> = fs::read_dir("/proc")
@@ -207,4 +216,20 @@ fn reap(tree: &[i32]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::explained;
+    use std::path::Path;
+
+    #[test]
+    fn failure_is_reported_with_the_errors_of_its_log() {
+        let log = std::env::temp_dir().join(format!("xtask-explained-{}", std::process::id()));
+        std::fs::write(&log, "Warn  a\nError (b.c:1): c\n").expect("the log can be written");
+        let text = explained("dump: exit status: 1", &log);
+        std::fs::remove_file(&log).expect("it is there");
+        assert_eq!(text, "dump: exit status: 1\n  Error (b.c:1): c");
+        assert_eq!(explained("restore: 2", Path::new("/no/such/log")), "restore: 2");
+    }
 }
