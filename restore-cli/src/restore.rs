@@ -87,7 +87,10 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         tell.error(&chain(&failure.error));
         if failure.left.is_empty() {
             tell.log.line(Level::Info, "everything was undone");
-            return FAILED;
+            return match failure.error {
+                restore_core::RestoreError::Vdso { .. } => UNFIT_HOST,
+                _ => FAILED,
+            };
         }
         tell.error(&format!("processes that could not be ended: {:?}", failure.left));
         LEFTOVERS

@@ -259,6 +259,9 @@ fn carry_out(
     let workers = worker_count(&plan);
     let mut pool = Pool::start(workers, &plan.ids, &host)?;
     check_ids(&plan)?;
+    if let Some(here) = &plan.vdso {
+        memory::vdso::check(&plan.processes, here, &plan.images)?;
+    }
     let RestorePlan { mut processes, files, region_base, slots, fds_end, options, .. } = plan;
     raise_descriptor_limit()?;
     let first = processes[0].pid;

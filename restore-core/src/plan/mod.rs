@@ -172,6 +172,8 @@ pub struct RestorePlan {
     /// One more than the highest descriptor of any process.
     pub(crate) fds_end: i32,
     pub(crate) options: Options,
+    /// This kernel's vdso, to be compared with the saved one.
+    pub(crate) vdso: Option<crate::host::Vdso>,
     pub(crate) images: std::path::PathBuf,
 }
 
@@ -262,7 +264,8 @@ impl RestorePlan {
         });
         let region_base = hole::find(taken, &host.own_mappings, needed_bytes as u64)
             .ok_or(PlanError::Host(HostMismatch::AddressSpace { needed_bytes }))?;
-        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, images })
+        let vdso = host.vdso.clone();
+        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, vdso, images })
     }
 
     /// Number of processes, helpers included.

@@ -4,6 +4,7 @@
 
 pub(super) mod cow;
 mod pages;
+pub(super) mod vdso;
 
 use std::path::Path;
 
