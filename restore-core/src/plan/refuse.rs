@@ -39,7 +39,10 @@ fn other(image: &OtherImage, options: &Options) -> Option<Refusal> {
         _ => image.records == 0 && !image.kind.is_raw(),
     };
     (!harmless).then(|| {
-        let what = format!("{} ({} record(s))", image.kind.describe(), image.records);
+        let what = match image.kind.is_raw() {
+            true => image.kind.describe().to_owned(),
+            false => format!("{} ({} record(s))", image.kind.describe(), image.records),
+        };
         Refusal::of_tree(what, image.file.to_string_lossy().into_owned())
     })
 }
