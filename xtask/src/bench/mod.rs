@@ -9,6 +9,7 @@ mod restore;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use lexopt::prelude::*;
 
@@ -17,6 +18,9 @@ use child::Run;
 
 /// Pairs of runs of each case, unless the command says otherwise.
 const RUNS: usize = 15;
+
+/// Set in the run that is inside the namespace.
+const INSIDE: &str = "XTASK_BENCH_INSIDE";
 
 /// What `bench` was asked for.
 struct Options {
@@ -33,7 +37,16 @@ struct Comparison {
 }
 
 /// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`.
+///
+/// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
+    if std::env::var_os(INSIDE).is_none() {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let namespace = ["--fork", "--pid", "--mount-proc", "--kill-child", "--"];
+        let mut inside = Command::new("unshare");
+        inside.args(namespace).arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+        return command::run(&mut inside);
+    }
     let options = parse(parser).map_err(|error| error.to_string())?;
     let comparisons = restore::compare(&options)?;
     print!("{}", table(&comparisons));
