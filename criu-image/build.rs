@@ -88,9 +88,8 @@ fn table(set: &FileDescriptorSet) -> String {
                 Type::Fixed64 => "Kind::Fixed64".to_owned(),
                 Type::Bool => "Kind::Bool".to_owned(),
                 Type::Uint32 | Type::Sint32 => "Kind::Varint32".to_owned(),
-                Type::Int32 | Type::Uint64 | Type::Sint64 | Type::Int64 => {
-                    "Kind::Varint64".to_owned()
-                }
+                Type::Int32 => "Kind::Int32".to_owned(),
+                Type::Uint64 | Type::Sint64 | Type::Int64 => "Kind::Varint64".to_owned(),
                 other => panic!("the schema uses no {other:?}"),
             };
             let count = match field.label() {

@@ -243,6 +243,46 @@ static ROWS: [Row; 62] = [
     row(K::IrmapCache, "irmap-cache", Naming::Service, 0x5700_4059, "inode cache"),
 ];
 
+/// Stems of images that CRIU 4.2 still reads but no longer writes: what they held moved into
+/// `files.img`, `core-*.img` and `mm-*.img`.
+static SUPERSEDED: [&str; 28] = [
+    "binfmt-misc",
+    "creds",
+    "eventfd",
+    "eventpoll",
+    "eventpoll-tfd",
+    "ext-files",
+    "fanotify",
+    "fifo",
+    "inetsk",
+    "inotify",
+    "itimers",
+    "netlinksk",
+    "ns-files",
+    "packetsk",
+    "pages-shmem",
+    "pipes",
+    "posix-timers",
+    "reg-files",
+    "rlimit",
+    "sigacts",
+    "signal-p",
+    "signal-s",
+    "signalfd",
+    "timerfd",
+    "tty",
+    "tunfile",
+    "unixsk",
+    "vmas",
+];
+
+/// Whether the name is that of an image that only older versions of CRIU wrote.
+pub(crate) fn is_superseded(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".img") else { return false };
+    let number = stem.rsplit_once('-').filter(|(_, number)| number.parse::<u64>().is_ok());
+    SUPERSEDED.contains(&number.map_or(stem, |(stem, _)| stem))
+}
+
 impl ImageKind {
     /// The kind that a file of this name is, and the number in its name.
     pub fn of_name(name: &OsStr) -> Option<(Self, Option<u64>)> {
@@ -291,7 +331,9 @@ impl Row {
         }
         let rest = rest.strip_suffix(".img")?;
         let number = |radix, digits: &str| {
-            let plain = !digits.is_empty() && !digits.starts_with('+');
+            // One number has one name, or two files could claim to be the same image.
+            let plain = digits == "0"
+                || !digits.starts_with(['0', '+']) && !digits.contains(|c: char| c.is_uppercase());
             plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
         };
         match self.naming {
@@ -338,6 +380,34 @@ mod tests {
     fn unknown_names_have_no_kind() {
         for name in ["core-.img", "core-6x.img", "core-+6.img", "inventory-1.img", "dump.log"] {
             check(name, None);
+        }
+    }
+
+    #[test]
+    fn one_number_has_one_name() {
+        for name in ["core-066.img", "core-00.img", "ghost-file-1F.img", "pagemap-shmem-07.img"] {
+            check(name, None);
+        }
+        check("timens-0.img", Some((ImageKind::Timens, Some(0))));
+    }
+
+    #[test]
+    fn names_and_kinds_lead_to_each_other() {
+        for row in ROWS.iter().filter(|row| row.naming != super::Naming::Any) {
+            let (kind, id) = ImageKind::of_name(OsStr::new(&row.kind.file_name(0x1f)))
+                .unwrap_or_else(|| panic!("{} has a name", row.name));
+            assert_eq!((kind, id.unwrap_or(0x1f)), (row.kind, 0x1f));
+        }
+    }
+
+    #[test]
+    fn images_of_older_versions_are_recognised() {
+        for name in ["vmas-66.img", "reg-files.img", "signal-s-7.img", "pages-shmem-9.img"] {
+            check(name, None);
+            assert!(super::is_superseded(name), "{name}");
+        }
+        for name in ["what.img", "fifo-data.img", "vmas-66", "core-1.img"] {
+            assert!(!super::is_superseded(name), "{name}");
         }
     }
 }

@@ -40,8 +40,8 @@ macro_rules! records {
 records! {
     InventoryEntry PstreeEntry CoreEntry TaskKobjIdsEntry MmEntry FsEntry FdinfoEntry FileEntry
     PagemapHead PagemapEntry RemapFilePathEntry GhostFileEntry GhostChunkEntry MemfdInodeEntry
-    PipeDataEntry SeccompEntry TimensEntry CgroupEntry FileLockEntry TtyInfoEntry SkPacketEntry
-    StatsEntry CpuinfoEntry TcpStreamEntry
+    PipeDataEntry SeccompEntry CgroupEntry SkPacketEntry TcpStreamEntry IpcShmEntry IpcSemEntry
+    IpcMsgEntry IpcMsg BpfmapDataEntry
 }
 
 /// An image in memory, and how far it has been read.
@@ -56,8 +56,9 @@ impl Image {
     /// Reads the file and checks its head.
     pub(crate) fn open(dir: &Path, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
-        let mut file = File::open(dir.join(name)).map_err(fail)?;
-        let len_bytes = file.metadata().map_err(fail)?.len();
+        let path = dir.join(name);
+        let len_bytes = file_size(&path, name)?;
+        let mut file = File::open(path).map_err(fail)?;
         if len_bytes > IMAGE_BYTES_MAX {
             return Err(ImageError::RecordTooLong {
                 file: name.to_owned(),
@@ -136,20 +137,46 @@ impl Image {
             return Ok(None);
         }
         let begin = self.at();
+        let len_bytes = self.payload_len()?;
+        let payload = &self.bytes[self.at..self.at + len_bytes];
+        let record = decode(&self.name, self.at(), payload)?;
+        self.at += len_bytes;
+        Ok(Some((begin, record)))
+    }
+
+    /// Checks the next record against the schema without decoding it; `false` at the end.
+    pub(crate) fn pass(&mut self, message: &str) -> Result<bool, ImageError> {
+        if self.left() == 0 {
+            return Ok(false);
+        }
+        let len_bytes = self.payload_len()?;
+        let payload = &self.bytes[self.at..self.at + len_bytes];
+        check(&self.name, self.at(), message, payload)?;
+        self.at += len_bytes;
+        Ok(true)
+    }
+
+    /// Length in bytes of the record that begins here, which is within the file.
+    fn payload_len(&mut self) -> Result<usize, ImageError> {
+        let offset_bytes = self.at();
         let len_bytes = u64::from(u32::from_le_bytes(self.take()?));
         if len_bytes > RECORD_BYTES_MAX {
             return Err(ImageError::RecordTooLong {
                 file: self.name.clone(),
-                offset_bytes: begin,
+                offset_bytes,
                 len_bytes,
                 limit_bytes: RECORD_BYTES_MAX,
             });
         }
         self.need(len_bytes)?;
-        let payload = &self.bytes[self.at..self.at + len_bytes as usize];
-        let record = decode(&self.name, self.at(), payload)?;
-        self.at += len_bytes as usize;
-        Ok(Some((begin, record)))
+        Ok(len_bytes as usize)
+    }
+
+    /// The next record of an image that must have one more.
+    pub(crate) fn must_next<R: Record>(&mut self) -> Result<(u64, R), ImageError> {
+        self.need(4)?;
+        let record = self.next()?;
+        Ok(record.expect("four bytes are left, so this is not the end"))
     }
 
     /// All records up to the end of the file.
@@ -173,21 +200,38 @@ impl Image {
     }
 }
 
+/// Size of a file in bytes. What is no regular file is refused unopened: a fifo would block.
+pub(crate) fn file_size(path: &Path, name: &str) -> Result<u64, ImageError> {
+    let file = || name.to_owned();
+    let metadata =
+        std::fs::metadata(path).map_err(|source| ImageError::Read { file: file(), source })?;
+    if !metadata.is_file() {
+        let feature = "an image that is no regular file";
+        return Err(ImageError::Unsupported { file: file(), feature });
+    }
+    Ok(metadata.len())
+}
+
 /// Checks and decodes the payload of one record, which begins at `offset_bytes` of `file`.
 pub(crate) fn decode<R: Record>(
     file: &str,
     offset_bytes: u64,
     payload: &[u8],
 ) -> Result<R, ImageError> {
-    let index = wire::message_index(R::NAME);
-    wire::check(index, payload).map_err(|(at, source)| ImageError::Wire {
-        file: file.to_owned(),
-        offset_bytes: offset_bytes + at as u64,
-        source,
-    })?;
+    check(file, offset_bytes, R::NAME, payload)?;
     R::decode(payload).map_err(|_| ImageError::Contradiction {
         file: file.to_owned(),
         offset_bytes,
         reason: format!("{} cannot be decoded", R::NAME),
+    })
+}
+
+/// Checks the payload of one record, which begins at `offset_bytes` of `file`.
+fn check(file: &str, offset_bytes: u64, message: &str, payload: &[u8]) -> Result<(), ImageError> {
+    let index = wire::message_index(message);
+    wire::check(index, payload).map_err(|(at, source)| ImageError::Wire {
+        file: file.to_owned(),
+        offset_bytes: offset_bytes + at as u64,
+        source,
     })
 }

@@ -10,6 +10,8 @@
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Varint32,
+    /// Negative values are written with their sign extended to 64 bits.
+    Int32,
     Varint64,
     Bool,
     Fixed64,
@@ -192,6 +194,8 @@ impl Walk<'_> {
         end: usize,
         depth: usize,
     ) -> Result<(), Fault> {
+        let wrong_type =
+            Err((self.at, WireError::WireType { message, field: field.name, wire_type }));
         match (field.kind, wire_type) {
             (Kind::Fixed64, 1) => self.skip(8, end, message),
             (Kind::Bytes, 2) => {
@@ -203,17 +207,13 @@ impl Walk<'_> {
                 let inner_end = self.at + len;
                 self.message(index, inner_end, depth + 1)
             }
-            (Kind::Varint32 | Kind::Varint64 | Kind::Bool | Kind::Enum(_), 0) => {
-                self.scalar(message, field, end)
-            }
+            (Kind::Fixed64 | Kind::Bytes | Kind::Message(_), 0) => wrong_type,
+            (_, 0) => self.scalar(message, field, end),
             (_, 2) if field.count == Count::Repeated => {
                 let len = self.length(end, message)?;
                 self.packed(message, field, self.at + len)
             }
-            _ => {
-                let fault = WireError::WireType { message, field: field.name, wire_type };
-                Err((self.at, fault))
-            }
+            _ => wrong_type,
         }
     }
 
@@ -233,6 +233,9 @@ impl Walk<'_> {
         let name = field.name;
         match field.kind {
             Kind::Varint32 if value >> 32 != 0 => {
+                Err((at, WireError::Range { message, field: name, value }))
+            }
+            Kind::Int32 if i32::try_from(value as i64).is_err() => {
                 Err((at, WireError::Range { message, field: name, value }))
             }
             Kind::Bool if value > 1 => Err((at, WireError::Range { message, field: name, value })),
@@ -346,6 +349,44 @@ mod tests {
         let no_such_kind = [8, 1, 16, 0, 24, 99, 32, 0];
         let fault = fault("FdinfoEntry", &no_such_kind);
         assert!(matches!(fault, Some((_, WireError::UnknownValue { .. }))));
+    }
+
+    #[test]
+    fn signed_numbers_keep_their_sign_and_range() {
+        // TaskCoreEntry.oom_score_adj is field 14, an int32.
+        let with = |score: &[u8]| {
+            let mut payload = vec![8, 1, 16, 0, 24, 0, 32, 0, 40, 0, 50, 0, 112];
+            payload.extend(score);
+            fault("TaskCoreEntry", &payload)
+        };
+        let minus_one = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(with(&minus_one), None);
+        let two_to_the_31 = [0x80, 0x80, 0x80, 0x80, 8];
+        assert!(matches!(with(&two_to_the_31), Some((13, WireError::Range { .. }))));
+    }
+
+    #[test]
+    fn field_number_zero_is_refused() {
+        let expected = WireError::UnknownField { message: "RlimitEntry", number: 0 };
+        assert_eq!(fault("RlimitEntry", &[8, 1, 16, 2, 0, 0]), Some((4, expected)));
+    }
+
+    #[test]
+    fn messages_nested_without_end_are_refused() {
+        let mut payload = vec![10, 0];
+        for _ in 0..1000 {
+            let mut outer = vec![10, 0, 18];
+            let mut len = payload.len();
+            while len >= 0x80 {
+                outer.push(len as u8 | 0x80);
+                len >>= 7;
+            }
+            outer.push(len as u8);
+            outer.extend(payload);
+            payload = outer;
+        }
+        let fault = fault("CgroupDirEntry", &payload);
+        assert!(matches!(fault, Some((_, WireError::TooDeep { .. }))), "{fault:?}");
     }
 
     #[test]

@@ -12,15 +12,33 @@ use crate::record::{FdTypes, FdinfoEntry, FileEntry};
 /// Highest descriptor (`NR_OPEN_MAX`-like bound: `fs.nr_open` cannot exceed 2^31 - 64).
 const FD_MAX: u32 = 1 << 30;
 
+/// Most open files of a checkpoint. A record takes far more room in memory than in the image, so
+/// the size of the image is no bound; this is what a process may open by default (`fs.nr_open`).
+const FILES_MAX: usize = 1 << 20;
+const NSEC_PER_SEC: u64 = 1_000_000_000;
+
 const FILES: &str = "files.img";
 
 pub(super) fn load(loader: &mut Loader) -> Result<BTreeMap<FileId, FileEntry>, ImageError> {
     let mut files = BTreeMap::new();
-    for (at, entry) in loader.records::<FileEntry>(ImageKind::Files)? {
+    let Some(mut image) = loader.find(ImageKind::Files, None)? else {
+        return Ok(files);
+    };
+    while let Some((at, entry)) = image.next::<FileEntry>()? {
         let id = FileId(entry.id);
+        if files.len() == FILES_MAX {
+            return Err(contradiction(FILES, at, format!("more than {FILES_MAX} open files")));
+        }
         if inner_id(&entry) != Some(entry.id) {
             let reason = format!("file {:#x} lacks the part of its kind, or its id differs", id.0);
             return Err(contradiction(FILES, at, reason));
+        }
+        if parts(&entry) != 1 {
+            let reason = format!("file {:#x} has parts of several kinds", id.0);
+            return Err(contradiction(FILES, at, reason));
+        }
+        if let Some(reason) = part_fault(&entry) {
+            return Err(contradiction(FILES, at, format!("file {:#x}: {reason}", id.0)));
         }
         if files.insert(id, entry).is_some() {
             return Err(contradiction(FILES, at, format!("file {:#x} occurs twice", id.0)));
@@ -54,6 +72,40 @@ fn inner_id(entry: &FileEntry) -> Option<u32> {
         FdTypes::Pidfd => entry.pidfd.as_ref().map(|e| e.id),
         FdTypes::Und | FdTypes::CtlTty | FdTypes::AutofsPipe => None,
     }
+}
+
+/// How many of the parts, one for each kind, an entry has.
+fn parts(entry: &FileEntry) -> usize {
+    let present = [
+        entry.reg.is_some(),
+        entry.isk.is_some(),
+        entry.nsf.is_some(),
+        entry.psk.is_some(),
+        entry.nlsk.is_some(),
+        entry.efd.is_some(),
+        entry.epfd.is_some(),
+        entry.sgfd.is_some(),
+        entry.tunf.is_some(),
+        entry.tfd.is_some(),
+        entry.ify.is_some(),
+        entry.ffy.is_some(),
+        entry.ext.is_some(),
+        entry.usk.is_some(),
+        entry.fifo.is_some(),
+        entry.pipe.is_some(),
+        entry.tty.is_some(),
+        entry.memfd.is_some(),
+        entry.bpf.is_some(),
+        entry.pidfd.is_some(),
+    ];
+    present.into_iter().filter(|&part| part).count()
+}
+
+/// What an entry says that no file of its kind can have.
+fn part_fault(entry: &FileEntry) -> Option<&'static str> {
+    let timer = entry.tfd.as_ref()?;
+    (timer.vnsec.max(timer.insec) >= NSEC_PER_SEC)
+        .then_some("a timer with a thousand million nanoseconds")
 }
 
 /// Reads the descriptor table of every process.
@@ -109,11 +161,15 @@ pub(super) fn check(checkpoint: &Checkpoint) -> Result<(), ImageError> {
             }
         }
         for vma in body.mm.vmas.iter().filter(|vma| is_file_mapping(vma.status)) {
-            let known =
-                u32::try_from(vma.shmid).is_ok_and(|id| checkpoint.files.contains_key(&FileId(id)));
-            if !known {
+            let entry =
+                u32::try_from(vma.shmid).ok().and_then(|id| checkpoint.files.get(&FileId(id)));
+            let memfd = vma.status & super::vma_status::MEMFD != 0;
+            if !entry
+                .is_some_and(|file| if memfd { file.memfd.is_some() } else { file.reg.is_some() })
+            {
                 let (start, id) = (vma.start, vma.shmid);
-                let reason = format!("file {id:#x} of the mapping at {start:#x} is unknown");
+                let what = if memfd { "memory file" } else { "regular file" };
+                let reason = format!("the mapping at {start:#x} is of {id:#x}, which is no {what}");
                 return Err(contradiction(format!("mm-{pid}.img"), 8, reason));
             }
         }
@@ -133,9 +189,10 @@ fn check_entries(checkpoint: &Checkpoint) -> Result<(), ImageError> {
         pipes.extend(entry.pipe.as_ref().map(|pipe| pipe.pipe_id));
         if let Some(fifo) = &entry.fifo {
             fifos.insert(fifo.pipe_id);
-            let path = FileId(fifo.regf_id.unwrap_or(fifo.id));
-            if checkpoint.reg_file(path).is_none() && fifo.regf_id.is_some() {
-                let reason = format!("path {:#x} of fifo {:#x} is unknown", path.0, id.0);
+            if let Some(path) = fifo.regf_id
+                && checkpoint.reg_file(FileId(path)).is_none()
+            {
+                let reason = format!("path {path:#x} of fifo {:#x} is unknown", id.0);
                 return Err(contradiction(FILES, 8, reason));
             }
         }

@@ -1,6 +1,5 @@
 //! Files whose path is gone: how each is reached, and where the contents of deleted ones are.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -16,7 +15,8 @@ use crate::record::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapTy
 const HEAD_BYTES: u64 = 8;
 /// Longest record of a ghost image: attributes and, for a symbolic link, its target.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
-/// Most extents of a sparse file that are kept in memory.
+/// Most extents of sparse files that are kept in memory, over all files: several paths may be
+/// remapped to one ghost, whose extents are then kept for each.
 const EXTENTS_MAX: usize = 1 << 20;
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
@@ -24,7 +24,7 @@ const S_IFREG: u32 = 0o100_000;
 const REMAP: &str = "remap-fpath.img";
 
 pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(), ImageError> {
-    let mut ghosts: BTreeMap<u32, ()> = BTreeMap::new();
+    let mut extents_left = EXTENTS_MAX;
     for (at, entry) in loader.records::<RemapFilePathEntry>(ImageKind::RemapFpath)? {
         let id = FileId(entry.orig_id);
         if !checkpoint.files.contains_key(&id) {
@@ -33,15 +33,16 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
         let remap = match entry.remap_type() {
             RemapType::Linked => {
                 let link = FileId(entry.remap_id);
-                if checkpoint.reg_file(link).is_none() {
-                    let reason = format!("link {:#x} is no regular file", link.0);
+                if link == id || checkpoint.reg_file(link).is_none() {
+                    let reason = format!("link {:#x} is no other regular file", link.0);
                     return Err(contradiction(REMAP, at, reason));
                 }
                 Remap::Linked(link)
             }
             RemapType::Ghost => {
-                ghosts.insert(entry.remap_id, ());
-                Remap::Ghost(ghost(loader, entry.remap_id)?)
+                let ghost = ghost(loader, entry.remap_id, extents_left)?;
+                extents_left = extents_left.saturating_sub(ghost.extents.len());
+                Remap::Ghost(ghost)
             }
             RemapType::Procfs => Remap::Procfs(entry.remap_id),
         };
@@ -52,7 +53,7 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
     Ok(())
 }
 
-fn ghost(loader: &mut Loader, id: u32) -> Result<Ghost, ImageError> {
+fn ghost(loader: &mut Loader, id: u32, extents_max: usize) -> Result<Ghost, ImageError> {
     let name = ImageKind::GhostFile.file_name(u64::from(id));
     let image = Sparse::open(loader, id, &name)?;
     let (entry, mut at) = image.record::<GhostFileEntry>(HEAD_BYTES)?;
@@ -61,14 +62,20 @@ fn ghost(loader: &mut Loader, id: u32) -> Result<Ghost, ImageError> {
         let Some(size) = entry.size else {
             return Err(contradiction(name, HEAD_BYTES, "a file in chunks has no size"));
         };
+        let mut last_end = 0;
         while at < image.len_bytes {
             let begin = at;
             let (chunk, data) = image.record::<GhostChunkEntry>(at)?;
             let end = chunk.off.checked_add(chunk.len).filter(|&end| end <= size);
-            if end.is_none() || extents.len() == EXTENTS_MAX {
-                let reason = format!("chunk at {:#x} lies outside the file", chunk.off);
+            let Some(end) = end.filter(|_| chunk.len != 0 && chunk.off >= last_end) else {
+                let reason = format!("chunk at {:#x} is empty or out of place", chunk.off);
+                return Err(contradiction(name, begin, reason));
+            };
+            if extents.len() == extents_max {
+                let reason = format!("more than {EXTENTS_MAX} chunks in all ghost files");
                 return Err(contradiction(name, begin, reason));
             }
+            last_end = end;
             image.need(data, chunk.len)?;
             let span = DataSpan { offset_bytes: data, len_bytes: chunk.len };
             extents.push((chunk.off, span));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::model::{Checkpoint, DataSpan, OtherImage, PipeData};
-use super::{contradiction, files, ghost, memory, tree};
+use super::model::{Checkpoint, DataSpan, PipeData};
+use super::{attributes, contradiction, files, ghost, memory, other, tree};
 use crate::error::ImageError;
-use crate::kind::ImageKind;
-use crate::reader::{Image, Record};
+use crate::kind::{ImageKind, is_superseded};
+use crate::reader::{Image, Record, file_size};
 use crate::record;
 
 /// The images of a directory, and which of them have been used.
@@ -30,6 +30,10 @@ impl Loader {
                     let feature = "an incremental checkpoint (images in a parent directory)";
                     return Err(ImageError::Unsupported { file: text, feature });
                 }
+                None if is_superseded(&text) => {
+                    let feature = "an image of a kind that CRIU 4.2 no longer writes";
+                    return Err(ImageError::Unsupported { file: text, feature });
+                }
                 None if text.ends_with(".img") => {
                     return Err(ImageError::UnknownKind { file: text });
                 }
@@ -49,6 +53,18 @@ impl Loader {
             return Ok(None);
         };
         self.used.insert((kind, id));
+        Image::open(&self.dir, kind, &names[0]).map(Some)
+    }
+
+    /// Opens an image that stays among those that nothing models.
+    pub(super) fn peek(
+        &self,
+        kind: ImageKind,
+        id: Option<u64>,
+    ) -> Result<Option<Image>, ImageError> {
+        let Some(names) = self.names.get(&(kind, id)) else {
+            return Ok(None);
+        };
         Image::open(&self.dir, kind, &names[0]).map(Some)
     }
 
@@ -91,8 +107,7 @@ impl Loader {
         if !self.names.contains_key(&(kind, Some(id))) {
             return Err(ImageError::Missing { file, needed_for: needed_for.to_owned() });
         }
-        let metadata = std::fs::metadata(self.dir.join(&file));
-        metadata.map(|m| m.len()).map_err(|source| ImageError::Read { file, source })
+        file_size(&self.dir.join(&file), &file)
     }
 
     pub(super) fn checkpoint(mut self) -> Result<Checkpoint, ImageError> {
@@ -118,7 +133,8 @@ impl Loader {
         checkpoint.fifo_data = self.pipe_data(ImageKind::FifoData)?;
         memory::load(&mut self, &mut checkpoint)?;
         files::check(&checkpoint)?;
-        checkpoint.other = self.others()?;
+        attributes::check(&self, &checkpoint)?;
+        checkpoint.other = other::collect(&self)?;
         Ok(checkpoint)
     }
 
@@ -169,71 +185,9 @@ impl Loader {
         Ok(data)
     }
 
-    /// Everything that nothing above has asked for.
-    fn others(&mut self) -> Result<Vec<OtherImage>, ImageError> {
-        let mut others = Vec::new();
-        for (&(kind, id), names) in &self.names {
-            if self.used.contains(&(kind, id)) {
-                continue;
-            }
-            if let Some(reason) = owned_by(kind) {
-                let file = names[0].clone();
-                return Err(ImageError::NoOwner { file, reason: reason.to_owned() });
-            }
-            for name in names {
-                let fail = |source| ImageError::Read { file: name.clone(), source };
-                let size_bytes = std::fs::metadata(self.dir.join(name)).map_err(fail)?.len();
-                let records = records_of(&self.dir, kind, name)?;
-                others.push(OtherImage { file: name.into(), kind, records, size_bytes });
-            }
-        }
-        Ok(others)
-    }
-}
-
-/// What an image of this kind must belong to, if it must.
-fn owned_by(kind: ImageKind) -> Option<&'static str> {
-    Some(match kind {
-        ImageKind::Core | ImageKind::Ids | ImageKind::Mm | ImageKind::Fs | ImageKind::Pagemap => {
-            "no live task of the tree has this id"
-        }
-        ImageKind::Fdinfo => "no process has a descriptor table with this id",
-        ImageKind::Pages => "no pagemap refers to it",
-        ImageKind::ShmemPagemap => "no shared memory has this id",
-        ImageKind::GhostFile => "no file is remapped to it",
-        _ => return None,
-    })
-}
-
-/// Counts the records of an image that is not modelled, as far as its layout is plain.
-fn records_of(dir: &Path, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
-    fn count<R: Record>(image: Image) -> Result<u64, ImageError> {
-        Ok(image.all::<R>()?.len() as u64)
-    }
-    if kind.is_raw() {
-        return Ok(0);
-    }
-    let mut image = Image::open(dir, kind, name)?;
-    match kind {
-        ImageKind::Cgroup => count::<record::CgroupEntry>(image),
-        ImageKind::FileLocks => count::<record::FileLockEntry>(image),
-        ImageKind::TtyInfo => count::<record::TtyInfoEntry>(image),
-        ImageKind::Timens => count::<record::TimensEntry>(image),
-        ImageKind::StatsDump | ImageKind::StatsRestore => count::<record::StatsEntry>(image),
-        ImageKind::Cpuinfo => count::<record::CpuinfoEntry>(image),
-        ImageKind::Seccomp => {
-            let filters: record::SeccompEntry = image.only()?;
-            Ok(filters.seccomp_filters.len() as u64)
-        }
-        ImageKind::SkQueues => {
-            let mut records = 0;
-            while let Some((_, packet)) = image.next::<record::SkPacketEntry>()? {
-                image.skip(u64::from(packet.length))?;
-                records += 1;
-            }
-            Ok(records)
-        }
-        // Never empty when present, and refused whatever they hold.
-        _ => Ok(u64::from(image.left() > 0)),
+    /// Name and kind of each image that nothing has opened.
+    pub(super) fn unused(&self) -> impl Iterator<Item = (ImageKind, &str)> {
+        let unused = self.names.iter().filter(|(key, _)| !self.used.contains(key));
+        unused.flat_map(|(key, names)| names.iter().map(|name| (key.0, name.as_str())))
     }
 }

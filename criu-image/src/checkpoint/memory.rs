@@ -1,20 +1,16 @@
-//! Address spaces and their contents: mappings in order, every page in a mapping and in a file.
+//! Contents of memory: every page belongs to a mapping, and lies in a pages file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::load::Loader;
+use super::mappings::{self, ADDRESSES_END, Mapped, PAGE_BYTES};
 use super::model::{Checkpoint, PageRun, PageStore};
 use super::{contradiction, vma_status};
 use crate::error::ImageError;
 use crate::kind::ImageKind;
-use crate::record::{MmEntry, PagemapEntry, PagemapHead, VmaEntry};
+use crate::reader::Image;
+use crate::record::{IpcShmEntry, PagemapEntry, PagemapHead};
 use crate::wire::WireError;
-
-const PAGE_BYTES: u64 = 4096;
-/// End of user addresses on x86-64 with five page-table levels.
-const ADDRESSES_END: u64 = 1 << 56;
-/// The vsyscall page, which the kernel maps above all user addresses.
-const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 
 /// `PE_PARENT`, `PE_LAZY`, `PE_PRESENT` (CRIU 4.2, `pagemap.h`).
 const PE_PARENT: u32 = 1;
@@ -29,80 +25,59 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
         let Some(body) = &mut process.body else {
             continue;
         };
-        check_vmas(&format!("mm-{pid}.img"), &body.mm)?;
+        mappings::check(&format!("mm-{pid}.img"), &body.mm)?;
         let owner = format!("process {pid}");
         let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner)?;
-        let file = image.name().to_owned();
-        body.pages = page_store(loader, image, &mut pages_used)?;
-        check_pages_mapped(&file, &body.pages, &body.mm)?;
+        let mut mapped = Mapped::new(&body.mm);
+        body.pages = page_store(loader, image, &mut pages_used, |run| mapped.fault(run))?;
     }
-    let known = shmem_sizes(checkpoint);
+    let known = shmem_sizes(loader, checkpoint)?;
     for shmid in loader.ids(ImageKind::ShmemPagemap) {
         let Some(&size) = known.get(&shmid) else {
             continue;
         }; // reported as having no owner
         let image = loader.need(ImageKind::ShmemPagemap, Some(shmid), "shared memory")?;
-        let file = image.name().to_owned();
-        let store = page_store(loader, image, &mut pages_used)?;
-        let end = store.runs.last().map_or(0, |run| run.start + run.len_bytes);
-        if size.is_some_and(|size| end > size.next_multiple_of(PAGE_BYTES)) {
-            let reason = format!("contents up to {end:#x} exceed the size of the shared memory");
-            return Err(contradiction(file, 8, reason));
-        }
+        let store = page_store(loader, image, &mut pages_used, |run| {
+            let end = run.start + run.len_bytes;
+            let beyond = size.checked_next_multiple_of(PAGE_BYTES).is_some_and(|size| end > size);
+            beyond.then(|| format!("contents up to {end:#x} exceed the {size:#x} bytes shared"))
+        })?;
         checkpoint.shmems.insert(shmid, store);
     }
     Ok(())
 }
 
-/// Shared memories that a file or a mapping refers to, with their size in bytes where it is known.
-fn shmem_sizes(checkpoint: &Checkpoint) -> BTreeMap<u64, Option<u64>> {
-    let mut sizes: BTreeMap<u64, Option<u64>> = checkpoint
-        .memfds
-        .values()
-        .map(|memfd| (u64::from(memfd.shmid), Some(memfd.size)))
-        .collect();
+/// Sizes in bytes of the shared memories that a file, a mapping or an IPC namespace refers to.
+fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> Result<BTreeMap<u64, u64>, ImageError> {
+    let mut sizes = BTreeMap::new();
     for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
         for vma in body.mm.vmas.iter().filter(|vma| vma.status & vma_status::ANON_SHARED != 0) {
-            sizes.entry(vma.shmid).or_insert(None);
+            // CRIU saves what its mappings reach. The sum was checked with the mappings.
+            let reach = vma.pgoff.saturating_add(vma.end - vma.start);
+            let size: &mut u64 = sizes.entry(vma.shmid).or_default();
+            *size = reach.max(*size);
         }
     }
-    sizes
-}
-
-fn check_vmas(file: &str, mm: &MmEntry) -> Result<(), ImageError> {
-    let fail = |vma: &VmaEntry, reason: &str| {
-        let reason = format!("mapping {:#x}-{:#x} {reason}", vma.start, vma.end);
-        Err(contradiction(file, 8, reason))
-    };
-    let mut last_end = 0;
-    let mut guards = false;
-    for vma in &mm.vmas {
-        let vsyscall = vma.status & vma_status::VSYSCALL != 0;
-        if vma.start >= vma.end || (vma.start | vma.end) % PAGE_BYTES != 0 {
-            return fail(vma, "is no range of pages");
+    for id in loader.ids(ImageKind::IpcShm) {
+        let Some(mut image) = loader.peek(ImageKind::IpcShm, Some(id))? else { continue };
+        while let Some((_, segment)) = image.next::<IpcShmEntry>()? {
+            if segment.in_pagemaps != Some(true) {
+                break; // contents follow in this image, none is in a pagemap
+            }
+            sizes.insert(u64::from(segment.desc.id), segment.size);
         }
-        if vma.end > ADDRESSES_END && !(vsyscall && vma.start == VSYSCALL) {
-            return fail(vma, "lies outside user addresses");
-        }
-        if vma.status & vma_status::GUARD != 0 {
-            guards = true;
-            continue;
-        }
-        if guards {
-            return fail(vma, "comes after guarded ranges");
-        }
-        if vma.start < last_end {
-            return fail(vma, "overlaps the one before it");
-        }
-        last_end = vma.end;
     }
-    Ok(())
+    for memfd in checkpoint.memfds.values() {
+        sizes.insert(u64::from(memfd.shmid), memfd.size);
+    }
+    Ok(sizes)
 }
 
 fn page_store(
     loader: &mut Loader,
-    mut image: crate::reader::Image,
+    mut image: Image,
     pages_used: &mut BTreeSet<u32>,
+    mut fault: impl FnMut(&PageRun) -> Option<String>,
 ) -> Result<PageStore, ImageError> {
     let file = image.name().to_owned();
     let Some((_, head)) = image.next::<PagemapHead>()? else {
@@ -120,6 +95,9 @@ fn page_store(
         let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else {
             continue;
         };
+        if let Some(reason) = fault(&run) {
+            return Err(contradiction(file, at, reason));
+        }
         last_end = run.start + run.len_bytes;
         offset_bytes += run.len_bytes;
         store.runs.push(run);
@@ -135,7 +113,7 @@ fn page_store(
 
 /// CRIU 4.3 says of compressed pages in fields that 4.2 does not have; to pass over them would be
 /// to restore compressed bytes.
-fn next_entry(image: &mut crate::reader::Image) -> Result<Option<(u64, PagemapEntry)>, ImageError> {
+fn next_entry(image: &mut Image) -> Result<Option<(u64, PagemapEntry)>, ImageError> {
     image.next().map_err(|error| match error {
         ImageError::Wire { file, source: WireError::UnknownField { .. }, .. } => {
             let feature = "a pagemap with compressed pages or other news of CRIU after 4.2";
@@ -176,25 +154,4 @@ fn page_run(
         return Err(ImageError::Unsupported { file: file.to_owned(), feature });
     }
     Ok(Some(PageRun { start, len_bytes, offset_bytes }))
-}
-
-fn check_pages_mapped(file: &str, pages: &PageStore, mm: &MmEntry) -> Result<(), ImageError> {
-    let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
-    for run in &pages.runs {
-        let end = run.start + run.len_bytes;
-        let mut at = run.start;
-        while at < end {
-            while vmas.peek().is_some_and(|vma| vma.end <= at) {
-                vmas.next();
-            }
-            match vmas.peek() {
-                Some(vma) if vma.start <= at => at = end.min(vma.end),
-                _ => {
-                    let reason = format!("page {at:#x} lies in no mapping");
-                    return Err(contradiction(file, 8, reason));
-                }
-            }
-        }
-    }
-    Ok(())
 }

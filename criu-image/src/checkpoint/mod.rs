@@ -1,14 +1,19 @@
 //! A checkpoint directory as one value: read whole, then checked against itself.
 //!
-//! `load` reads files into records, `tree`, `memory` and `files` join them and refuse what
-//! contradicts itself; `model` is the result. What no check can say (whether a path still leads to
-//! the same file) is the restorer's business.
+//! `load` reads files into records. `tree`, `task`, `files`, `ghost`, `mappings`, `memory` and
+//! `attributes` join them and refuse what contradicts itself; `other` walks what nothing models;
+//! `model` is the result. What no check can say (whether a path still leads to the same file) is
+//! the restorer's business.
 
+mod attributes;
 mod files;
 mod ghost;
 mod load;
+mod mappings;
 mod memory;
 mod model;
+mod other;
+mod task;
 mod tree;
 
 pub use model::{

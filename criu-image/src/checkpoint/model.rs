@@ -172,6 +172,13 @@ impl Checkpoint {
     }
 }
 
+impl Process {
+    /// Whether the process has exited and waits to be waited for; it has no [`Body`] then.
+    pub fn is_zombie(&self) -> bool {
+        self.body.is_none()
+    }
+}
+
 impl PageStore {
     /// Sum of all runs, in bytes.
     pub fn total_bytes(&self) -> u64 {
