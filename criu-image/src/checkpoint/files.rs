@@ -40,6 +40,7 @@ pub(super) fn load(loader: &mut Loader) -> Result<BTreeMap<FileId, FileEntry>, I
         if let Some(reason) = part_fault(&entry) {
             return Err(contradiction(FILES, at, format!("file {:#x}: {reason}", id.0)));
         }
+        loader.file_at.insert(id, at);
         if files.insert(id, entry).is_some() {
             return Err(contradiction(FILES, at, format!("file {:#x} occurs twice", id.0)));
         }
@@ -146,7 +147,7 @@ pub(super) fn tables(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result
 }
 
 /// Checks every reference to a file that is not a descriptor.
-pub(super) fn check(checkpoint: &Checkpoint) -> Result<(), ImageError> {
+pub(super) fn check(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
     for process in &checkpoint.processes {
         let pid = process.pid;
         let Some(body) = &process.body else { continue };
@@ -174,7 +175,7 @@ pub(super) fn check(checkpoint: &Checkpoint) -> Result<(), ImageError> {
             }
         }
     }
-    check_entries(checkpoint)
+    check_entries(loader, checkpoint)
 }
 
 fn is_file_mapping(status: u32) -> bool {
@@ -182,34 +183,29 @@ fn is_file_mapping(status: u32) -> bool {
     status & (FILE_PRIVATE | FILE_SHARED | MEMFD) != 0 && status & (VDSO | VVAR | VSYSCALL) == 0
 }
 
-fn check_entries(checkpoint: &Checkpoint) -> Result<(), ImageError> {
-    let mut pipes = BTreeSet::new();
-    let mut fifos = BTreeSet::new();
+fn check_entries(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
     for (id, entry) in &checkpoint.files {
-        pipes.extend(entry.pipe.as_ref().map(|pipe| pipe.pipe_id));
-        if let Some(fifo) = &entry.fifo {
-            fifos.insert(fifo.pipe_id);
-            if let Some(path) = fifo.regf_id
-                && checkpoint.reg_file(FileId(path)).is_none()
-            {
-                let reason = format!("path {path:#x} of fifo {:#x} is unknown", id.0);
-                return Err(contradiction(FILES, 8, reason));
-            }
+        let at = loader.file_at.get(id).copied().unwrap_or_default();
+        if let Some(path) = entry.fifo.as_ref().and_then(|fifo| fifo.regf_id)
+            && checkpoint.reg_file(FileId(path)).is_none()
+        {
+            let reason = format!("path {path:#x} of fifo {:#x} is unknown", id.0);
+            return Err(contradiction(FILES, at, reason));
         }
         if let Some(memfd) = &entry.memfd
             && !checkpoint.memfds.contains_key(&u64::from(memfd.inode_id))
         {
             let reason = format!("inode {} of memory file {:#x} is unknown", memfd.inode_id, id.0);
-            return Err(contradiction(FILES, 8, reason));
-        }
-    }
-    for (file, data, known) in [
-        ("pipes-data.img", &checkpoint.pipe_data, &pipes),
-        ("fifo-data.img", &checkpoint.fifo_data, &fifos),
-    ] {
-        if let Some(id) = data.keys().find(|id| !known.contains(id)) {
-            return Err(contradiction(file, 8, format!("pipe {id:#x} is no open file")));
+            return Err(contradiction(FILES, at, reason));
         }
     }
     Ok(())
+}
+
+/// Ids of all pipes, and of all fifos.
+pub(super) fn pipe_ids(checkpoint: &Checkpoint) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let files = || checkpoint.files.values();
+    let pipes = files().filter_map(|file| Some(file.pipe.as_ref()?.pipe_id)).collect();
+    let fifos = files().filter_map(|file| Some(file.fifo.as_ref()?.pipe_id)).collect();
+    (pipes, fifos)
 }

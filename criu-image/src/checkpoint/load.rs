@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::model::{Checkpoint, DataSpan, PipeData};
+use super::model::{Checkpoint, DataSpan, FileId, PipeData};
 use super::{attributes, contradiction, files, ghost, memory, other, tree};
 use crate::error::ImageError;
 use crate::kind::{ImageKind, is_superseded};
@@ -15,6 +15,8 @@ pub(super) struct Loader {
     pub(super) dir: PathBuf,
     names: BTreeMap<(ImageKind, Option<u64>), Vec<String>>,
     used: BTreeSet<(ImageKind, Option<u64>)>,
+    /// Where the record of each open file begins, for messages.
+    pub(super) file_at: BTreeMap<FileId, u64>,
 }
 
 impl Loader {
@@ -40,7 +42,7 @@ impl Loader {
                 None => {} // logs, pid files and the like
             }
         }
-        Ok(Self { dir: dir.to_owned(), names, used: BTreeSet::new() })
+        Ok(Self { dir: dir.to_owned(), names, used: BTreeSet::new(), file_at: BTreeMap::new() })
     }
 
     /// Opens an image that may be absent.
@@ -129,10 +131,11 @@ impl Loader {
         self.memfds(&mut checkpoint)?;
         files::tables(&mut self, &mut checkpoint)?;
         ghost::load(&mut self, &mut checkpoint)?;
-        checkpoint.pipe_data = self.pipe_data(ImageKind::PipesData)?;
-        checkpoint.fifo_data = self.pipe_data(ImageKind::FifoData)?;
+        let (pipes, fifos) = files::pipe_ids(&checkpoint);
+        checkpoint.pipe_data = self.pipe_data(ImageKind::PipesData, &pipes)?;
+        checkpoint.fifo_data = self.pipe_data(ImageKind::FifoData, &fifos)?;
         memory::load(&mut self, &mut checkpoint)?;
-        files::check(&checkpoint)?;
+        files::check(&self, &checkpoint)?;
         attributes::check(&self, &checkpoint)?;
         checkpoint.other = other::collect(&self)?;
         Ok(checkpoint)
@@ -154,8 +157,13 @@ impl Loader {
     }
 
     fn memfds(&mut self, checkpoint: &mut Checkpoint) -> Result<(), ImageError> {
+        let mut shmids = BTreeSet::new();
         for (at, entry) in self.records::<record::MemfdInodeEntry>(ImageKind::MemfdInode)? {
-            let id = entry.inode_id;
+            let (id, shmid) = (entry.inode_id, entry.shmid);
+            if !shmids.insert(shmid) {
+                let reason = format!("contents {shmid} belong to two memory files");
+                return Err(contradiction("memfd.img", at, reason));
+            }
             if checkpoint.memfds.insert(id, entry).is_some() {
                 return Err(contradiction("memfd.img", at, format!("inode {id} occurs twice")));
             }
@@ -163,7 +171,11 @@ impl Loader {
         Ok(())
     }
 
-    fn pipe_data(&mut self, kind: ImageKind) -> Result<BTreeMap<u32, PipeData>, ImageError> {
+    fn pipe_data(
+        &mut self,
+        kind: ImageKind,
+        known: &BTreeSet<u32>,
+    ) -> Result<BTreeMap<u32, PipeData>, ImageError> {
         let mut data = BTreeMap::new();
         let Some(mut image) = self.find(kind, None)? else {
             return Ok(data);
@@ -175,6 +187,10 @@ impl Loader {
             let value = PipeData { capacity_bytes: entry.size, data: span };
             if entry.size.is_some_and(|size| entry.bytes > size) {
                 let reason = format!("pipe {:#x} holds more than its size", entry.pipe_id);
+                return Err(contradiction(image.name(), at, reason));
+            }
+            if !known.contains(&entry.pipe_id) {
+                let reason = format!("pipe {:#x} is no open file", entry.pipe_id);
                 return Err(contradiction(image.name(), at, reason));
             }
             if data.insert(entry.pipe_id, value).is_some() {
