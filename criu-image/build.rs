@@ -77,9 +77,16 @@ fn table(set: &FileDescriptorSet) -> String {
     let mut text = String::from("pub(super) static MESSAGES: &[Message] = &[\n");
     for (name, message) in &names.messages {
         let name = name.trim_start_matches('.');
-        writeln!(text, "Message {{ name: {name:?}, fields: &[").expect("a string takes all");
         let mut fields = message.field.clone();
         fields.sort_by_key(prost_types::FieldDescriptorProto::number);
+        // One bit for each field, so that a message is seen to be complete in one step.
+        let required = fields
+            .iter()
+            .rev()
+            .fold(0u64, |bits, field| bits << 1 | u64::from(field.label() == Label::Required));
+        assert!(fields.len() <= 64, "{name} has more fields than a u64 has bits");
+        writeln!(text, "Message {{ name: {name:?}, required: {required:#x}, fields: &[")
+            .expect("a string takes all");
         for field in &fields {
             let kind = match field.r#type() {
                 Type::Message => format!("Kind::Message({})", message_index[field.type_name()]),

@@ -29,6 +29,9 @@ pub const IMAGE_BYTES_MAX: u64 = 1 << 30;
 pub(crate) trait Record: Message + Default {
     /// Name in the schema.
     const NAME: &'static str;
+    /// Its place in the table of messages, found when this is compiled: there may be a million
+    /// records in one image.
+    const INDEX: usize = wire::message_index(Self::NAME);
 }
 
 macro_rules! records {
@@ -58,7 +61,7 @@ impl Image {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let path = dir.join(name);
         let len_bytes = file_size(&path, name)?;
-        let mut file = File::open(path).map_err(fail)?;
+        let file = File::open(path).map_err(fail)?;
         if len_bytes > IMAGE_BYTES_MAX {
             return Err(ImageError::RecordTooLong {
                 file: name.to_owned(),
@@ -67,8 +70,8 @@ impl Image {
                 limit_bytes: IMAGE_BYTES_MAX,
             });
         }
-        let mut bytes = vec![0; len_bytes as usize];
-        file.read_exact(&mut bytes).map_err(fail)?;
+        let mut bytes = Vec::with_capacity(len_bytes as usize);
+        file.take(len_bytes).read_to_end(&mut bytes).map_err(fail)?;
         let mut image = Self { name: name.to_owned(), bytes, at: 0 };
         image.head(kind)?;
         Ok(image)
@@ -145,7 +148,7 @@ impl Image {
     }
 
     /// Checks the next record against the schema without decoding it; `false` at the end.
-    pub(crate) fn pass(&mut self, message: &str) -> Result<bool, ImageError> {
+    pub(crate) fn pass(&mut self, message: usize) -> Result<bool, ImageError> {
         if self.left() == 0 {
             return Ok(false);
         }
@@ -218,7 +221,7 @@ pub(crate) fn decode<R: Record>(
     offset_bytes: u64,
     payload: &[u8],
 ) -> Result<R, ImageError> {
-    check(file, offset_bytes, R::NAME, payload)?;
+    check(file, offset_bytes, R::INDEX, payload)?;
     R::decode(payload).map_err(|_| ImageError::Contradiction {
         file: file.to_owned(),
         offset_bytes,
@@ -227,9 +230,8 @@ pub(crate) fn decode<R: Record>(
 }
 
 /// Checks the payload of one record, which begins at `offset_bytes` of `file`.
-fn check(file: &str, offset_bytes: u64, message: &str, payload: &[u8]) -> Result<(), ImageError> {
-    let index = wire::message_index(message);
-    wire::check(index, payload).map_err(|(at, source)| ImageError::Wire {
+fn check(file: &str, offset_bytes: u64, message: usize, payload: &[u8]) -> Result<(), ImageError> {
+    wire::check(message, payload).map_err(|(at, source)| ImageError::Wire {
         file: file.to_owned(),
         offset_bytes: offset_bytes + at as u64,
         source,

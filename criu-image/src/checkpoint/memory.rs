@@ -91,7 +91,7 @@ fn page_store(
     let mut store = PageStore { pages_id, runs: Vec::new() };
     let mut offset_bytes = 0;
     let mut last_end = 0;
-    while let Some((at, entry)) = next_entry(&mut image)? {
+    while let Some((at, entry)) = image.next::<PagemapEntry>().map_err(of_later_version)? {
         let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else {
             continue;
         };
@@ -113,14 +113,18 @@ fn page_store(
 
 /// CRIU 4.3 says of compressed pages in fields that 4.2 does not have; to pass over them would be
 /// to restore compressed bytes.
-fn next_entry(image: &mut Image) -> Result<Option<(u64, PagemapEntry)>, ImageError> {
-    image.next().map_err(|error| match error {
-        ImageError::Wire { file, source: WireError::UnknownField { .. }, .. } => {
+fn of_later_version(error: ImageError) -> ImageError {
+    match error {
+        ImageError::Wire {
+            file,
+            source: WireError::UnknownField { message: "PagemapEntry", .. },
+            ..
+        } => {
             let feature = "a pagemap with compressed pages or other news of CRIU after 4.2";
             ImageError::Unsupported { file, feature }
         }
         other => other,
-    })
+    }
 }
 
 fn page_run(

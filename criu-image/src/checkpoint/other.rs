@@ -13,6 +13,7 @@ use crate::record::{
     BpfmapDataEntry, IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShmEntry, SeccompEntry, SkPacketEntry,
     TcpStreamEntry,
 };
+use crate::wire::message_index;
 
 /// Everything that nothing has asked for; an image that must have an owner is an error.
 pub(super) fn collect(loader: &Loader) -> Result<Vec<OtherImage>, ImageError> {
@@ -64,7 +65,7 @@ fn records_of(dir: &Path, kind: ImageKind, name: &str) -> Result<u64, ImageError
             }
         }
         _ => {
-            let message = message_of(kind);
+            let message = message_index(message_of(kind));
             while image.pass(message)? {
                 records += 1;
             }
