@@ -12,8 +12,7 @@
 //! # }
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod topology;
+pub mod uapi;
 
 pub use topology::{NODES_MAX, Node, Topology, TopologyError};
