@@ -16,7 +16,7 @@ mod raw;
 mod regular;
 mod remap;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timerfd;
 
 use std::collections::{BTreeMap, BTreeSet};

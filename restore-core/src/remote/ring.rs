@@ -228,6 +228,21 @@ impl Remote {
         Ok(self.store(bytes))
     }
 
+    /// Puts bytes into scratch that depend on the address at which they will lie; the call that
+    /// refers to them comes next.
+    pub(crate) fn put_with<'bytes>(
+        &mut self,
+        what: &'static str,
+        len_bytes: usize,
+        bytes: impl FnOnce(u64) -> &'bytes [u8],
+    ) -> Result<u64, CallError> {
+        self.make_room(what, 1, padded(len_bytes))?;
+        let address = self.slot.scratch_address() + self.scratch_used as u64;
+        let bytes = bytes(address);
+        assert_eq!(bytes.len(), len_bytes);
+        Ok(self.store(bytes))
+    }
+
     /// Reads scratch at an address that [`Remote::put`] returned, after the batch is done.
     pub(crate) fn read_back(&self, address: u64, len: usize) -> Vec<u8> {
         self.slot.get((address - self.slot.scratch_address()) as usize, len)

@@ -252,11 +252,11 @@ fn read(fd: &OwnedFd) -> nix::Result<Vec<u8>> {
 }
 
 /// Whether the test is to leave since it needs root; says so to whoever counts the skips.
-fn needs_root(test: &str) -> bool {
+pub(crate) fn needs_root(test: &str) -> bool {
     !nix::unistd::geteuid().is_root() && skip(test, "it needs root")
 }
 
-fn skip(test: &str, reason: &str) -> bool {
+pub(crate) fn skip(test: &str, reason: &str) -> bool {
     println!("SKIPPED {test}: {reason}");
     if let Some(path) = std::env::var_os("THAW_SKIPS") {
         let mut options = fs::File::options();

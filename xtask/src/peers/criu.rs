@@ -1,9 +1,7 @@
-//! Fetches the programs that we compare with: Debian's current criu, with all that it needs.
+//! Upstream's criu, of a suite that is new enough for current kernels.
 //!
-//! Nothing is installed. The packages come from a newer suite of the archive that this machine is
-//! already configured to use, are unpacked under `target/peers`, and run through their own loader,
-//! since they are newer than the system's libraries. What is there has been tried: the folder gets
-//! its name only after a process was dumped and restored.
+//! It is newer than the system's libraries, so it runs through its own loader. What is there has
+//! been tried: the folder gets its name only after a process was dumped and restored.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,17 +12,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use super::archive::{self, Apt};
+use super::remove;
 use crate::command;
 
 /// Suites that may have a criu new enough for current kernels, newest first.
 const SUITES: [&str; 5] = ["sid", "forky", "testing", "trixie-backports", "trixie"];
 /// criu before this cannot restore on kernels from about 6.13.
 const VERSION_MIN: (u32, u32) = (4, 2);
-/// Keys of the archive, as newer and older systems have them.
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-];
 /// Written last: the version of what is unpacked beside it.
 const STAMP: &str = "version";
 
@@ -42,13 +37,6 @@ done
 exec setsid sleep 1000
 "#;
 
-/// Fetches what is not there yet, and says what there is.
-pub(crate) fn show() -> Result<(), String> {
-    let criu = fetch()?;
-    println!("criu {}: {}", version(&criu)?, criu.display());
-    Ok(())
-}
-
 /// Fetches what is not there yet, and returns the path of the criu wrapper.
 pub(crate) fn fetch() -> Result<PathBuf, String> {
     let peers = command::root().join("target/peers");
@@ -56,12 +44,7 @@ pub(crate) fn fetch() -> Result<PathBuf, String> {
     if complete.join(STAMP).is_file() {
         return Ok(complete.join("criu"));
     }
-    for program in ["apt-get", "dpkg-deb"] {
-        if !command::exists(program) {
-            return Err(format!("criu cannot be fetched: {program} is missing here"));
-        }
-    }
-    let archive = archive()?;
+    let archive = archive::address()?;
     let fresh = peers.join("criu.partial");
     let mut failures = Vec::new();
     for suite in SUITES {
@@ -101,54 +84,17 @@ fn wrapper() -> String {
     )
 }
 
-/// The archive that the machine's own package sources name.
-fn archive() -> Result<String, String> {
-    let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
-    for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|end| end == "list" || end == "sources") {
-            texts.push(fs::read_to_string(path).unwrap_or_default());
-        }
-    }
-    texts
-        .iter()
-        .find_map(|text| archive_in(text))
-        .ok_or_else(|| "the package sources of this machine name no Debian archive".to_owned())
-}
-
-/// The first address of a Debian archive in a list of sources of either form.
-fn archive_in(text: &str) -> Option<String> {
-    text.lines()
-        .filter(|line| !line.trim_start().starts_with('#'))
-        .flat_map(str::split_whitespace)
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
-        .map(str::to_owned)
-}
-
 /// Unpacks criu of a suite into `folder` and tries it.
 fn fetch_suite(folder: &Path, archive: &str, suite: &str) -> Result<(), String> {
     let io = |error: std::io::Error| error.to_string();
     remove(folder)?;
-    let (apt, root) = (folder.join("apt"), folder.join("root"));
-    for path in [&apt.join("state/lists/partial"), &apt.join("cache/archives/partial"), &root] {
-        fs::create_dir_all(path).map_err(io)?;
-    }
-    let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
-    let keyring = keyring.ok_or("the keyring of the Debian archive is missing here")?;
-    let source = format!("deb [signed-by={keyring}] {archive} {suite} main\n");
-    fs::write(apt.join("sources.list"), source).map_err(io)?;
+    let root = folder.join("root");
+    fs::create_dir_all(&root).map_err(io)?;
     // Nothing counts as installed, so that criu comes with all that it needs.
-    fs::write(apt.join("status"), "").map_err(io)?;
-    configure(&apt).map_err(io)?;
-    apt_get(&apt, &["update"])?;
-    apt_get(&apt, &["install", "-y", "--download-only", "--no-install-recommends", "criu"])?;
-    for entry in fs::read_dir(apt.join("cache/archives")).map_err(io)? {
-        let package = entry.map_err(io)?.path();
-        if package.extension().is_some_and(|end| end == "deb") {
-            command::output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
-        }
-    }
-    fs::remove_dir_all(&apt).map_err(io)?;
+    let apt = Apt::open(&folder.join("apt"), archive, suite)?;
+    apt.get(&["install", "-y", "--download-only", "--no-install-recommends", "criu"])?;
+    apt.unpack(&root)?;
+    apt.close()?;
     let criu = folder.join("criu");
     fs::write(&criu, wrapper()).map_err(io)?;
     fs::set_permissions(&criu, fs::Permissions::from_mode(0o755)).map_err(io)?;
@@ -160,44 +106,8 @@ fn fetch_suite(folder: &Path, archive: &str, suite: &str) -> Result<(), String> 
     fs::write(folder.join(STAMP), format!("{version}\n")).map_err(io)
 }
 
-fn remove(path: &Path) -> Result<(), String> {
-    let removed = match fs::symlink_metadata(path) {
-        Err(_) => return Ok(()),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-    };
-    removed.map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// Writes a configuration that gives apt-get a state of its own below `apt`: it neither reads nor
-/// changes the system's.
-fn configure(apt: &Path) -> std::io::Result<()> {
-    let path = |name: &str| apt.join(name).display().to_string();
-    let settings = [
-        ("Dir::State", path("state")),
-        ("Dir::State::status", path("status")),
-        ("Dir::Cache", path("cache")),
-        ("Dir::Etc::sourcelist", path("sources.list")),
-        ("Dir::Etc::sourceparts", "-".to_owned()),
-        ("APT::Architecture", "amd64".to_owned()),
-        ("APT::Sandbox::User", "root".to_owned()),
-        // An archive that cannot be reached is an error, and soon one.
-        ("APT::Update::Error-Mode", "any".to_owned()),
-        ("Acquire::Languages", "none".to_owned()),
-        ("Acquire::Retries", "1".to_owned()),
-        ("Acquire::http::Timeout", "20".to_owned()),
-    ];
-    let lines = settings.map(|(key, value)| format!("{key} \"{value}\";\n"));
-    fs::write(apt.join("apt.conf"), lines.concat())
-}
-
-fn apt_get(apt: &Path, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new("apt-get");
-    command::output(command.arg("-c").arg(apt.join("apt.conf")).args(args))
-}
-
 /// The version that the program says it has.
-fn version(criu: &Path) -> Result<String, String> {
+pub(super) fn version(criu: &Path) -> Result<String, String> {
     let text = command::output(Command::new(criu).arg("--version"))?;
     let mut words = text.split_whitespace();
     let version = words.find(|word| word.starts_with(|char: char| char.is_ascii_digit()));
@@ -254,16 +164,7 @@ fn wait_for_sleep(sleeper: &mut Child) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{VERSION_MIN, archive_in, major_minor};
-
-    #[test]
-    fn archive_is_found_in_both_forms() {
-        let list = "# deb http://a/debian x\ndeb [signed-by=/k] http://b/debian sid main\n";
-        let sources = "Types: deb\nURIs: http://c/debian/\nSuites: bookworm\n";
-        assert_eq!(archive_in(list).as_deref(), Some("http://b/debian"));
-        assert_eq!(archive_in(sources).as_deref(), Some("http://c/debian/"));
-        assert_eq!(archive_in("URIs: http://c/debian-security\n"), None);
-    }
+    use super::{VERSION_MIN, major_minor};
 
     #[test]
     fn versions_are_compared_by_number() {
