@@ -1,6 +1,7 @@
 //! `thaw`: checkpoints of process trees brought back to life. This crate only parses and shows.
 
 mod log;
+mod node;
 mod options;
 mod restore;
 
@@ -24,6 +25,9 @@ const HELP: &str = "\
 thaw brings process trees back to life from CRIU checkpoints.
 
 Usage: thaw restore -D DIR [options]
+       thaw node run|list-models    (see thaw node --help)
+
+Options of restore:
 
   -D, --images-dir DIR     directory of the images
   -W, --work-dir DIR       directory of log and pid file (default: that of the images)
@@ -60,6 +64,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(Value(command)) if command == "restore" => {
             Ok(restore::run(options::parse(parser)?, start))
         }
+        Some(Value(command)) if command == "node" => node::run(parser),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
             Ok(0)

@@ -113,7 +113,7 @@ fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
 }
 
 /// The error and everything that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

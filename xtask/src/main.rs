@@ -23,6 +23,8 @@ cargo xtask COMMAND
   peers     fetch the programs that we compare with into target/peers
   bench restore [--runs N] [--case small|tree|twenty|vmas] [--thaw PROGRAM]
             compare with upstream on the same images, alternating; PROGRAM stands in for thaw
+  bench node [--runs N]
+            how long calls of an emulated node take, and how fast its memory is
   zdtm-report TABLE UPSTREAM
             write docs/zdtm.md from a table of results and the list of what upstream passes";
 

@@ -28,13 +28,23 @@ const LIMIT_SECONDS: &str = "300";
 /// Longest wait for a tree to answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Runs `body` as init of a pid and mount namespace of its own, or skips with a reason.
+/// Runs `body` as init of a pid and mount namespace of its own, or skips with a reason. It needs
+/// upstream's criu.
 pub(crate) fn live(name: &str, body: impl FnOnce(&Path)) {
+    live_unless(name, missing_namespaces().or_else(missing_criu), body);
+}
+
+/// As [`live`], for what needs nobody else's program but an emulated node.
+pub(crate) fn live_node(name: &str, body: impl FnOnce(&Path)) {
+    live_unless(name, missing_namespaces().or_else(missing_fuse), body);
+}
+
+fn live_unless(name: &str, missing: Option<String>, body: impl FnOnce(&Path)) {
     if std::env::var_os(INSIDE).is_some() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         return body(dir.path());
     }
-    if let Some(reason) = missing() {
+    if let Some(reason) = missing {
         return skip(name, &reason);
     }
     let test = std::env::current_exe().expect("the test binary has a path");
@@ -51,7 +61,7 @@ pub(crate) fn live(name: &str, body: impl FnOnce(&Path)) {
 }
 
 /// Why live tests cannot run here.
-fn missing() -> Option<String> {
+fn missing_namespaces() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
@@ -60,12 +70,27 @@ fn missing() -> Option<String> {
     if !namespace.status().is_ok_and(|status| status.success()) {
         return Some("cannot make a pid namespace".to_owned());
     }
-    if criu().is_none() {
-        let reason =
-            std::env::var("THAW_NO_CRIU").unwrap_or_else(|_| "THAW_CRIU is not set".into());
-        return Some(format!("no upstream criu ({reason})"));
-    }
     None
+}
+
+fn missing_criu() -> Option<String> {
+    if criu().is_some() {
+        return None;
+    }
+    let reason = std::env::var("THAW_NO_CRIU").unwrap_or_else(|_| "THAW_CRIU is not set".into());
+    Some(format!("no upstream criu ({reason})"))
+}
+
+/// A node needs FUSE that passes mappings through, which came with Linux 6.9.
+fn missing_fuse() -> Option<String> {
+    let release = nix::sys::utsname::uname().expect("a kernel has a name");
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 9) {
+        return Some(format!("Linux {release} has no FUSE passthrough"));
+    }
+    (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".to_owned())
 }
 
 pub(crate) fn skip(name: &str, reason: &str) {

@@ -4,6 +4,7 @@
 //! first changes from pair to pair. The first pair warms up and is not counted.
 
 mod child;
+mod node;
 mod restore;
 
 use std::fmt::Write as _;
@@ -22,8 +23,16 @@ const RUNS: usize = 15;
 /// Set in the run that is inside the namespace.
 const INSIDE: &str = "XTASK_BENCH_INSIDE";
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Restore,
+    Node,
+}
+
 /// What `bench` was asked for.
 struct Options {
+    what: What,
     runs: usize,
     case: Option<String>,
     /// A program that stands in for ours.
@@ -36,7 +45,7 @@ struct Comparison {
     pairs: Vec<(Run, Run)>,
 }
 
-/// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`.
+/// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`, `bench node [--runs N]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
@@ -48,16 +57,25 @@ pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
         return command::run(&mut inside);
     }
     let options = parse(parser).map_err(|error| error.to_string())?;
-    let comparisons = restore::compare(&options)?;
-    print!("{}", table(&comparisons));
+    let (name, table, json) = match options.what {
+        What::Restore => {
+            let comparisons = restore::compare(&options)?;
+            ("restore", table(&comparisons), json(&comparisons))
+        }
+        What::Node => {
+            let figures = node::measure(&options)?;
+            ("node", node::table(&figures), node::json(&figures))
+        }
+    };
+    print!("{table}");
     let folder = command::root().join("target/bench");
     // A figure that is not ours must not be taken for one.
-    let name = if options.thaw.is_some() { "stand-in" } else { "restore" };
-    write(&folder, name, &json(&comparisons))
+    let name = if options.thaw.is_some() { "stand-in" } else { name };
+    write(&folder, name, &json)
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options { runs: RUNS, case: None, thaw: None };
+    let mut options = Options { what: What::Restore, runs: RUNS, case: None, thaw: None };
     let mut what = None;
     while let Some(arg) = parser.next()? {
         match arg {
@@ -68,9 +86,11 @@ fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    if what.as_deref() != Some("restore".as_ref()) {
-        return Err("bench what? (restore)".into());
-    }
+    options.what = match what.as_deref().and_then(|what| what.to_str()) {
+        Some("restore") => What::Restore,
+        Some("node") => What::Node,
+        _ => return Err("bench what? (restore, node)".into()),
+    };
     if options.runs == 0 {
         return Err("--runs must be at least 1".into());
     }
