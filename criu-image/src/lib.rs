@@ -18,8 +18,12 @@
 
 mod checkpoint;
 mod error;
+mod gpu;
+mod image;
+mod json;
 mod kind;
 mod reader;
+mod schema;
 mod wire;
 
 /// Records as CRIU 4.2 writes them; field names are those of its schema.
@@ -33,6 +37,9 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use error::ImageError;
+pub use gpu::{PrivateError, pack_kfd_private, unpack_kfd_private};
+pub use image::{ImageReader, ImageWriter, WriteError};
+pub use json::{ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json};
 pub use kind::ImageKind;
-pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
+pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
 pub use wire::WireError;

@@ -7,6 +7,7 @@ use super::contradiction;
 use super::load::Loader;
 use super::model::{Checkpoint, DataSpan, FileId, Ghost, Remap};
 use crate::error::ImageError;
+use crate::image::format::COMMON_MAGIC;
 use crate::kind::ImageKind;
 use crate::reader::{Record, decode};
 use crate::record::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType};
@@ -104,7 +105,7 @@ impl Sparse {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let file = File::open(loader.dir.join(name)).map_err(fail)?;
         let image = Self { name: name.to_owned(), file, len_bytes };
-        for (at, expected) in [(0, 0x5456_4319), (4, ImageKind::GhostFile.magic())] {
+        for (at, expected) in [(0, COMMON_MAGIC), (4, ImageKind::GhostFile.magic())] {
             let found = image.word(at)?;
             if found != expected {
                 return Err(ImageError::Magic { file: name.to_owned(), found, expected });

@@ -10,7 +10,6 @@ use crate::error::ImageError;
 use crate::kind::ImageKind;
 use crate::reader::Image;
 use crate::record;
-use crate::wire::WireError;
 
 /// Largest process or thread id (`PID_MAX_LIMIT` of the kernel).
 const PID_MAX: u32 = 1 << 22;
@@ -149,25 +148,32 @@ fn body(
     })
 }
 
-/// The record of a core image. Registers of other architectures are fields of their own, which
-/// the schema leaves out.
+/// The record of a core image, which must be of this architecture.
 fn core_of(image: Image) -> Result<record::CoreEntry, ImageError> {
-    image.only().map_err(|error| match error {
-        ImageError::Wire {
-            file,
-            source: WireError::UnknownField { message: "CoreEntry", number: 6 | 8..=13 },
-            ..
-        } => ImageError::Unsupported { file, feature: ARCHITECTURE },
-        other => other,
-    })
+    let file = image.name().to_owned();
+    let core: record::CoreEntry = image.only()?;
+    if core.mtype != record::core_entry::March::X8664 as i32 {
+        return Err(ImageError::Unsupported { file, feature: ARCHITECTURE });
+    }
+    if has_foreign_registers(&core) {
+        return Err(contradiction(file, 8, "registers of another architecture"));
+    }
+    Ok(core)
+}
+
+fn has_foreign_registers(core: &record::CoreEntry) -> bool {
+    core.ti_arm.is_some()
+        || core.ti_aarch64.is_some()
+        || core.ti_ppc64.is_some()
+        || core.ti_s390.is_some()
+        || core.ti_mips.is_some()
+        || core.ti_loongarch64.is_some()
+        || core.ti_riscv64.is_some()
 }
 
 fn thread(tid: u32, core: record::CoreEntry) -> Result<Thread, ImageError> {
     let file = format!("core-{tid}.img");
     let fail = |reason: &str| Err(contradiction(file.clone(), 8, reason));
-    if core.mtype != record::core_entry::March::X8664 as i32 {
-        return Err(ImageError::Unsupported { file, feature: ARCHITECTURE });
-    }
     if core.tc.is_some() {
         return fail("a thread has the part of a process (tc)");
     }
