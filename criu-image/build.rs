@@ -84,10 +84,12 @@ impl Table {
             self.message(&mut text, name.trim_start_matches('.'), message, &index);
         }
         text.push_str("];\npub(super) static ENUMS: &[Enum] = &[\n");
-        for item in self.enums.values() {
+        for (name, item) in &self.enums {
+            let name = name.trim_start_matches('.');
             let values: Vec<(i32, &str)> =
                 item.value.iter().map(|value| (value.number(), value.name())).collect();
-            writeln!(text, "Enum {{ values: &{values:?} }},").expect("a string takes all");
+            writeln!(text, "Enum {{ name: {name:?}, values: &{values:?} }},")
+                .expect("a string takes all");
         }
         text.push_str("];\nmacro_rules! for_each_record { ($then:ident) => { $then! {\n");
         for name in messages.keys() {

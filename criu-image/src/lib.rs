@@ -18,6 +18,7 @@
 
 mod checkpoint;
 mod error;
+mod explore;
 mod gpu;
 mod image;
 mod json;
@@ -37,6 +38,10 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use error::ImageError;
+pub use explore::{
+    CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
+    ProcessMappings, ProcessRow, ProcessRuns, RunRow, View, ViewKind,
+};
 pub use gpu::{PrivateError, pack_kfd_private, unpack_kfd_private};
 pub use image::{ImageReader, ImageWriter, WriteError};
 pub use json::{ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json};

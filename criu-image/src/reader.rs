@@ -213,6 +213,24 @@ pub(crate) fn decode<R: Record>(
     payload: &[u8],
 ) -> Result<R, ImageError> {
     check(file, offset_bytes, R::INDEX, payload)?;
+    decode_checked(file, offset_bytes, payload)
+}
+
+/// The same, but what the schema does not know is left out.
+pub(crate) fn decode_known<R: Record>(
+    file: &str,
+    offset_bytes: u64,
+    payload: &[u8],
+) -> Result<R, ImageError> {
+    wire::check_known(R::INDEX, payload).map_err(|fault| wire_error(file, offset_bytes, fault))?;
+    decode_checked(file, offset_bytes, payload)
+}
+
+fn decode_checked<R: Record>(
+    file: &str,
+    offset_bytes: u64,
+    payload: &[u8],
+) -> Result<R, ImageError> {
     R::decode(payload).map_err(|_| ImageError::Contradiction {
         file: file.to_owned(),
         offset_bytes,
@@ -222,9 +240,11 @@ pub(crate) fn decode<R: Record>(
 
 /// Checks the payload of one record, which begins at `offset_bytes` of `file`.
 fn check(file: &str, offset_bytes: u64, message: usize, payload: &[u8]) -> Result<(), ImageError> {
-    wire::check(message, payload).map_err(|(at, source)| ImageError::Wire {
-        file: file.to_owned(),
-        offset_bytes: offset_bytes + at as u64,
-        source,
-    })
+    wire::check(message, payload).map_err(|fault| wire_error(file, offset_bytes, fault))
+}
+
+/// A fault in a payload that begins at `offset_bytes` of `file`.
+#[cold]
+pub(crate) fn wire_error(file: &str, offset_bytes: u64, (at, source): wire::Fault) -> ImageError {
+    ImageError::Wire { file: file.to_owned(), offset_bytes: offset_bytes + at as u64, source }
 }

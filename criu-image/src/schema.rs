@@ -93,6 +93,7 @@ pub(crate) struct Message {
 /// One enum.
 #[derive(Debug)]
 pub(crate) struct Enum {
+    name: &'static str,
     pub(crate) values: &'static [(i32, &'static str)],
 }
 
@@ -113,6 +114,12 @@ pub(crate) fn message(index: usize) -> &'static Message {
 #[inline]
 pub(crate) fn enumeration(index: u16) -> &'static Enum {
     &table::ENUMS[usize::from(index)]
+}
+
+/// An enum by its name.
+pub(crate) fn enumeration_named(name: &str) -> &'static Enum {
+    let found = table::ENUMS.iter().find(|item| item.name == name);
+    found.expect("only names of the schema are asked for")
 }
 
 impl Message {

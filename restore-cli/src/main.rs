@@ -1,5 +1,6 @@
 //! `thaw`: checkpoints of process trees brought back to life. This crate only parses and shows.
 
+mod image;
 mod log;
 mod options;
 mod restore;
@@ -24,6 +25,7 @@ const HELP: &str = "\
 thaw brings process trees back to life from CRIU checkpoints.
 
 Usage: thaw restore -D DIR [options]
+       thaw image COMMAND (see thaw image --help)
 
   -D, --images-dir DIR     directory of the images
   -W, --work-dir DIR       directory of log and pid file (default: that of the images)
@@ -60,6 +62,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(Value(command)) if command == "restore" => {
             Ok(restore::run(options::parse(parser)?, start))
         }
+        Some(Value(command)) if command == "image" => Ok(image::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
             Ok(0)
@@ -71,4 +74,18 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(arg) => Err(arg.unexpected()),
         None => Err("a command is missing".into()),
     }
+}
+
+/// The error and everything that caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }

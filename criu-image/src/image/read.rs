@@ -12,7 +12,7 @@ use super::format::{COMMON_MAGIC, Format, Layout, SERVICE_MAGIC};
 use super::window::Window;
 use crate::error::ImageError;
 use crate::kind::ImageKind;
-use crate::reader::{RECORD_BYTES_MAX, Record, decode, file_size};
+use crate::reader::{RECORD_BYTES_MAX, Record, decode, decode_known, file_size};
 use crate::record::IpcMsg;
 
 /// Data is handed on in pieces of at most this size.
@@ -53,6 +53,7 @@ pub struct ImageReader<R> {
     follow: Follow,
     /// Length that contents of AMD buffers claim to have.
     claimed_bytes: u64,
+    lenient: bool,
 }
 
 impl ImageReader<File> {
@@ -70,21 +71,51 @@ impl ImageReader<File> {
         let Some(format) = format else {
             return Err(ImageError::UnknownKind { file: shown });
         };
-        let size = file_size(path, &shown)?;
-        let fail = |source| ImageError::Read { file: shown.clone(), source };
+        Self::open_file(path, &shown, Some(format))
+    }
+
+    /// Opens a file whatever its name is: the magic number says what it is, and the name only
+    /// where there is none (files of the amdgpu plugin).
+    ///
+    /// # Errors
+    /// Those of [`ImageReader::open`], and [`ImageError::UnknownMagic`] with raw images.
+    pub fn open_any(path: impl AsRef<Path>) -> Result<Self, ImageError> {
+        let path = path.as_ref();
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let format = ImageKind::of_name(name).and_then(|(kind, _)| Format::of_kind(kind));
+        let format = format.filter(|format| format.is_gpu());
+        Self::open_file(path, &name.to_string_lossy(), format)
+    }
+
+    fn open_file(
+        path: &Path,
+        name: &str,
+        format: Option<&'static Format>,
+    ) -> Result<Self, ImageError> {
+        let size = file_size(path, name)?;
+        let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let file = File::open(path).map_err(fail)?;
-        ImageReader::start(file, &shown, Some(size), Some(format))
+        Self::start(file, name, Some(size), format)
     }
 }
 
 impl<R: Read> ImageReader<R> {
-    /// Reads the head of an image; its magic number says what it is. `name` is for messages.
+    /// Reads the head of an image; its magic number says what it is. `name` is for messages, and
+    /// says what it is where there is no number (files of the amdgpu plugin).
     ///
     /// # Errors
     /// [`ImageError::UnknownMagic`] if the number is none of CRIU 4.2's, as with raw images and
     /// with those of the amdgpu plugin; [`ImageError::Cut`]; [`ImageError::Read`].
     pub fn new(input: R, name: &str) -> Result<Self, ImageError> {
-        Self::start(input, name, None, None)
+        let format = ImageKind::of_name(name.as_ref()).and_then(|(kind, _)| Format::of_kind(kind));
+        Self::start(input, name, None, format.filter(|format| format.is_gpu()))
+    }
+
+    /// Lets fields and enum values of later versions pass instead of refusing them: for looking
+    /// at images, not for restoring from them. What typed records cannot hold is left out.
+    pub fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
     }
 
     pub(crate) fn start(
@@ -103,6 +134,7 @@ impl<R: Read> ImageReader<R> {
             index: 0,
             follow: Follow::Nothing,
             claimed_bytes: 0,
+            lenient: false,
         };
         reader.format = match format {
             Some(format) => reader.expect_head(format).map(|()| format)?,
@@ -180,7 +212,12 @@ impl<R: Read> ImageReader<R> {
             return Err(ImageError::WrongRecord { file, found, wanted: T::NAME });
         }
         let Some(frame) = self.frame()? else { return Ok(None) };
-        let record = decode(&self.name, frame.offset, self.payload(frame))?;
+        let payload = self.payload(frame);
+        let record = if self.lenient {
+            decode_known(&self.name, frame.offset, payload)?
+        } else {
+            decode(&self.name, frame.offset, payload)?
+        };
         self.end_of(frame)?;
         Ok(Some((begin, record)))
     }

@@ -9,7 +9,7 @@ use crate::error::ImageError;
 use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES, padding};
 use crate::image::format::Layout;
 use crate::image::read::{Frame, ImageReader};
-use crate::reader::Record;
+use crate::reader::{Record, wire_error};
 use crate::record::IpcMsg;
 use crate::wire;
 
@@ -119,11 +119,8 @@ fn check_as<R: Read>(
     frame: Frame,
     message: usize,
 ) -> Result<bool, ImageError> {
-    wire::check_known(message, image.payload(frame)).map_err(|(at, source)| ImageError::Wire {
-        file: image.name().to_owned(),
-        offset_bytes: frame.offset + at as u64,
-        source,
-    })
+    wire::check_known(message, image.payload(frame))
+        .map_err(|fault| wire_error(image.name(), frame.offset, fault))
 }
 
 struct Export<'a, R, W> {

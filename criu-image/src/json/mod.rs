@@ -12,13 +12,15 @@ mod import;
 mod items;
 mod parse;
 mod print;
-mod quoted;
+pub(crate) mod quoted;
 mod show;
 
 use std::io;
 
 use crate::error::ImageError;
 use crate::image::WriteError;
+
+pub(crate) use print::Printer;
 
 pub use export::{ImageCount, JsonOptions, count_entries, decode_json};
 pub use import::encode_json;

@@ -5,6 +5,7 @@
 mod damage;
 mod directory;
 mod draft;
+mod explore;
 mod files;
 mod memory;
 mod tasks;
