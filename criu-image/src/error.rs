@@ -134,3 +134,10 @@ pub enum ImageError {
         feature: &'static str,
     },
 }
+
+impl ImageError {
+    /// Whether something is wrong with the images, rather than not supported.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Unsupported { .. })
+    }
+}

@@ -181,6 +181,42 @@ fn directory_is_explored_as_by_crit() {
     failed(&["x", "/nonexistent", "ps"], b"", 1);
 }
 
+/// A checkpoint whose bulk is left out of the fixtures.
+#[test]
+fn verify_prints_a_line_for_each_finding() {
+    let dir = fixture("gpu-tree");
+    let output = run(&["verify", path(&dir)], b"");
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8(output.stdout).expect("it is ASCII");
+    let missing = text.lines().filter(|line| line.contains(" is missing: ")).count();
+    assert_eq!((text.lines().count(), missing), (6, 6), "{text}");
+    assert!(text.contains("\namdgpu-pages-32-5a02.img is missing: 1048576 bytes"), "{text}");
+    let output = run(&["verify", "--json", path(&dir)], b"");
+    let json = String::from_utf8(output.stdout).expect("it is ASCII");
+    let entry =
+        "    {\"damage\": true, \"text\": \"pages-1.img is missing: pagemap-28866.img\"},\n";
+    assert!(json.starts_with(&format!("[\n{entry}")) && json.ends_with("}\n]\n"), "{json}");
+    failed(&["verify", "/nonexistent"], b"", 1);
+}
+
+#[test]
+fn diff_prints_a_line_for_each_difference() {
+    let [parent, child] = ["fs-28866.img", "ids-28866.img"].map(|name| {
+        let name = format!("gpu-tree/{name}");
+        fixture(&name)
+    });
+    assert_eq!(printed(&["diff", path(&parent), path(&parent)], b""), "");
+    assert_eq!(printed(&["diff", "--json", path(&parent), path(&parent)], b""), "[]\n");
+    let output = run(&["diff", path(&parent), path(&child)], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"fs-28866.img: magic: FS -> IDS\n");
+    let output = run(&["diff", "--json", path(&parent), path(&child)], b"");
+    let json = String::from_utf8(output.stdout).expect("it is ASCII");
+    let entry = r#"{"file": "fs-28866.img", "place": "magic", "first": "FS", "second": "IDS"}"#;
+    assert_eq!(json, format!("[\n    {entry}\n]\n"));
+    failed(&["diff", path(&parent), "/nonexistent"], b"", 1);
+}
+
 #[test]
 fn wrong_usage_is_told_apart() {
     for args in [
@@ -194,6 +230,10 @@ fn wrong_usage_is_told_apart() {
         &["show", "a", "b"],
         &["info"],
         &["x", "dir"],
+        &["verify"],
+        &["verify", "a", "b"],
+        &["diff", "a"],
+        &["diff", "a", "b", "c"],
     ] {
         let text = failed(args, b"", 2);
         assert!(text.contains("thaw image --help"), "{text}");

@@ -15,18 +15,28 @@ use crate::reader::{Image, file_size};
 use crate::record::{IpcMsg, SeccompEntry};
 
 /// Everything that nothing has asked for; an image that must have an owner is an error.
-pub(super) fn collect(loader: &Loader) -> Result<Vec<OtherImage>, ImageError> {
+pub(super) fn collect(loader: &mut Loader) -> Result<Vec<OtherImage>, ImageError> {
+    let unused: Vec<(ImageKind, String)> =
+        loader.unused().map(|(kind, name)| (kind, name.to_owned())).collect();
     let mut others = Vec::new();
-    for (kind, name) in loader.unused() {
+    for (kind, name) in unused {
         if let Some(reason) = owned_by(kind) {
-            let (file, reason) = (name.to_owned(), reason.to_owned());
-            return Err(ImageError::NoOwner { file, reason });
+            if loader.findings.is_sure_of(kind) {
+                let (file, reason) = (name, reason.to_owned());
+                loader.findings.report(ImageError::NoOwner { file, reason })?;
+            }
+            continue;
         }
-        let size_bytes = file_size(&loader.dir.join(name), name)?;
-        let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, name)? };
-        others.push(OtherImage { file: name.into(), kind, records, size_bytes });
+        let other = other(loader, kind, name);
+        others.extend(loader.findings.check(other)?);
     }
     Ok(others)
+}
+
+fn other(loader: &Loader, kind: ImageKind, name: String) -> Result<OtherImage, ImageError> {
+    let size_bytes = file_size(&loader.dir.join(&name), &name)?;
+    let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, &name)? };
+    Ok(OtherImage { file: name.into(), kind, records, size_bytes })
 }
 
 /// What an image of this kind must belong to, if it must.

@@ -15,18 +15,38 @@ use crate::reader::Record;
 use crate::record::{CriuKfd, KfdPrivate};
 use crate::schema::{self, Count, Field, Kind, Message, Show};
 
-/// Writes the message with this index.
+/// Writes a message.
 ///
 /// `ordered` says that the fields of every message within stand in ascending order.
 pub(crate) fn message<W: Write>(
     printer: &mut Printer<W>,
-    index: usize,
+    message: &Message,
     payload: &[u8],
     ordered: bool,
 ) {
     printer.open(b'{');
-    fields(printer, index, payload, ordered);
+    let mut decoder = Decoder { printer, ordered, private: None, scratch: String::new() };
+    decoder.fields(message, payload, false);
     printer.close(b'}');
+}
+
+/// Writes the values of one field: a list if it may have several.
+pub(crate) fn field<W: Write>(
+    printer: &mut Printer<W>,
+    message: &Message,
+    number: u32,
+    values: &[Value<'_>],
+) {
+    let mut decoder = Decoder { printer, ordered: false, private: None, scratch: String::new() };
+    let mut items = values.iter().map(|value| (number, *value));
+    let Some((_, first)) = items.next() else { return };
+    match message.position(number, 0).map(|position| &message.fields[position]) {
+        Some(field) if field.count == Count::Repeated => {
+            decoder.list(field, first, &mut items, false);
+        }
+        Some(field) => decoder.value(field, first, false),
+        None => decoder.unknown_values(values),
+    }
 }
 
 /// Writes the fields of a message into the object that is open.
@@ -289,17 +309,20 @@ impl<W: Write> Decoder<'_, W> {
             next = items.next();
         }
         self.printer.key(itoa::Buffer::new().format(number));
-        if let [value] = values[..] {
-            self.unknown_value(value);
-            return next;
+        self.unknown_values(&values);
+        next
+    }
+
+    fn unknown_values(&mut self, values: &[Value<'_>]) {
+        if let [value] = *values {
+            return self.unknown_value(value);
         }
         self.printer.open(b'[');
-        for value in values {
+        for &value in values {
             self.printer.item();
             self.unknown_value(value);
         }
         self.printer.close(b']');
-        next
     }
 
     fn unknown_value(&mut self, value: Value<'_>) {

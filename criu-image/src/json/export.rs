@@ -11,7 +11,7 @@ use crate::image::format::Layout;
 use crate::image::read::{Frame, ImageReader};
 use crate::reader::{Record, wire_error};
 use crate::record::IpcMsg;
-use crate::wire;
+use crate::{schema, wire};
 
 /// How JSON is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +235,7 @@ impl<R: Read, W: Write> Export<'_, R, W> {
             self.printer.item();
             // Numbers are plain here in either form.
             let payload = self.image.payload(frame);
-            decode::message(self.printer, IpcMsg::INDEX, payload, ordered);
+            decode::message(self.printer, schema::message(IpcMsg::INDEX), payload, ordered);
             self.image.consume(frame);
             self.printer.item();
             self.base64(Some(len))?;

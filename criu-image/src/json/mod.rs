@@ -20,10 +20,28 @@ use std::io;
 use crate::error::ImageError;
 use crate::image::WriteError;
 
+pub(crate) use decode::{field, message};
+pub(crate) use items::{Item, Items, Value};
 pub(crate) use print::Printer;
 
 pub use export::{ImageCount, JsonOptions, count_entries, decode_json};
 pub use import::encode_json;
+
+/// A JSON string of any bytes, with its quotes: ASCII, and what is not UTF-8 as in
+/// [`decode_json`].
+///
+/// ```
+/// assert_eq!(criu_image::json_string(b"/tmp/\"x\"\xff"), r#""/tmp/\"x\"\udcff""#);
+/// ```
+pub fn json_string(text: &[u8]) -> String {
+    let mut out = Vec::new();
+    let mut printer = Printer::one_line(&mut out);
+    printer.text(text);
+    match printer.finish(false) {
+        Ok(()) => String::from_utf8(out).unwrap_or_default(),
+        Err(_) => String::new(), // memory takes all
+    }
+}
 
 /// Why an image did not become JSON, or JSON no image.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub(crate) struct Printer<W> {
     out: W,
     buffer: Vec<u8>,
+    /// Flags, names and addresses instead of numbers.
     readable: bool,
+    /// A line for each value.
+    lines: bool,
     depth: usize,
     /// Nothing stands in the innermost object or list yet.
     fresh: bool,
@@ -28,7 +31,13 @@ pub(crate) struct Printer<W> {
 impl<W: Write> Printer<W> {
     pub(crate) fn new(out: W, readable: bool) -> Self {
         let buffer = Vec::with_capacity(BUFFER_BYTES + (BUFFER_BYTES >> 2));
-        Self { out, buffer, readable, depth: 0, fresh: true, failure: None }
+        Self { out, buffer, readable, lines: readable, depth: 0, fresh: true, failure: None }
+    }
+
+    /// For a short text within others: readable, but on one line.
+    pub(crate) fn one_line(out: W) -> Self {
+        let buffer = Vec::new();
+        Self { out, buffer, readable: true, lines: false, depth: 0, fresh: true, failure: None }
     }
 
     /// Whether numbers are shown for people.
@@ -49,7 +58,7 @@ impl<W: Write> Printer<W> {
     #[inline]
     pub(crate) fn close(&mut self, bracket: u8) {
         self.depth -= 1;
-        if !self.fresh && self.readable {
+        if !self.fresh && self.lines {
             self.new_line();
         }
         self.buffer.push(bracket);
@@ -65,7 +74,7 @@ impl<W: Write> Printer<W> {
         if !self.fresh {
             self.buffer.push(b',');
         }
-        if self.readable {
+        if self.lines {
             self.new_line();
         } else if !self.fresh {
             self.buffer.push(b' ');

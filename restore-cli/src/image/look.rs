@@ -1,12 +1,13 @@
-//! `x`: a whole directory of images, as text or JSON.
+//! `x`, `verify`, `diff`: whole directories of images, as text or JSON.
 
 use std::ffi::OsStr;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use criu_image::{View, ViewKind};
+use criu_image::{Difference, View, ViewKind, json_string};
 
 use super::{FAILED, Failure};
+use crate::BAD_IMAGES;
 
 /// What `x` was asked for.
 pub(super) struct Explore {
@@ -36,4 +37,97 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
         io::ErrorKind::BrokenPipe => Failure { code: FAILED, text: None },
         _ => Failure::new(&error),
     })
+}
+
+/// Prints every finding; those that are no damage are marked.
+pub(super) fn verify(dir: &Path, json: bool) -> Result<(), Failure> {
+    let findings = criu_image::verify(dir).map_err(|error| Failure::new(&error))?;
+    let mut list = List::new(json);
+    for finding in &findings {
+        let text = crate::chain(finding);
+        let damage = finding.is_damage();
+        let mark = if damage { "" } else { "note: " };
+        let item = format!("{{\"damage\": {damage}, \"text\": {}}}", json_string(text.as_bytes()));
+        list.line(&format!("{mark}{text}"), &item);
+    }
+    written(list.end())?;
+    match findings.iter().any(criu_image::ImageError::is_damage) {
+        true => Err(Failure { code: BAD_IMAGES, text: None }),
+        false => Ok(()),
+    }
+}
+
+/// Prints every difference.
+pub(super) fn diff(first: &Path, second: &Path, json: bool) -> Result<(), Failure> {
+    let mut list = List::new(json);
+    let mut differs = false;
+    let compared = criu_image::diff(first, second, &mut |difference| {
+        differs = true;
+        list.line(&text_of(&difference), &json_of(&difference))
+    });
+    let ended = written(list.end());
+    compared.map_err(|error| Failure::new(&error))?;
+    ended?;
+    if differs { Err(Failure { code: FAILED, text: None }) } else { Ok(()) }
+}
+
+fn text_of(difference: &Difference) -> String {
+    let Difference { file, place, first, second } = difference;
+    let place = if place.is_empty() { String::new() } else { format!(" {place}:") };
+    match (first, second) {
+        (Some(first), Some(second)) => format!("{file}:{place} {first} -> {second}"),
+        (Some(first), None) => format!("{file}:{place} only in the first: {first}"),
+        (None, second) => {
+            let second = second.as_deref().unwrap_or_default();
+            format!("{file}:{place} only in the second: {second}")
+        }
+    }
+}
+
+fn json_of(difference: &Difference) -> String {
+    let text = |text: &str| json_string(text.as_bytes());
+    let side = |side: &Option<String>| side.as_deref().map_or_else(|| "null".to_owned(), text);
+    format!(
+        "{{\"file\": {}, \"place\": {}, \"first\": {}, \"second\": {}}}",
+        text(&difference.file),
+        text(&difference.place),
+        side(&difference.first),
+        side(&difference.second)
+    )
+}
+
+/// Lines of text, or a JSON list of objects, a line for each. An error is kept for the end.
+struct List {
+    out: BufWriter<io::StdoutLock<'static>>,
+    json: bool,
+    result: io::Result<()>,
+    separator: &'static str,
+}
+
+impl List {
+    fn new(json: bool) -> Self {
+        let out = BufWriter::new(io::stdout().lock());
+        Self { out, json, result: Ok(()), separator: "[\n" }
+    }
+
+    /// Writes an element; `false` if there is no use in more.
+    fn line(&mut self, text: &str, json: &str) -> bool {
+        if self.result.is_ok() {
+            self.result = match self.json {
+                true => write!(self.out, "{}    {json}", self.separator),
+                false => writeln!(self.out, "{text}"),
+            };
+            self.separator = ",\n";
+        }
+        self.result.is_ok()
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.result?;
+        if self.json {
+            let end = if self.separator == ",\n" { "\n]" } else { "[]" };
+            writeln!(self.out, "{end}")?;
+        }
+        self.out.flush()
+    }
 }

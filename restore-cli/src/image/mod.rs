@@ -29,12 +29,16 @@ Usage: thaw image COMMAND
   info FILE       kind of image and number of entries
   x DIR ps|fds|mems|rss|gpu [--json]
                   processes, open files, mappings, saved memory, GPU memory
+  verify DIR [--json]
+                  everything that is wrong with a checkpoint, a line for each finding
+  diff A B [--json]
+                  what differs between two images, or two checkpoints
   -h, --help
 
 Without FILE it is standard input and output. A file that is written is replaced when all of
 it is there.
 
-Exit codes: 0 done, 1 failed, 2 usage.";
+Exit codes: 0 done, 1 failed, or there are differences, 2 usage, 3 verify has found damage.";
 
 /// What `thaw image` was asked to do.
 enum Command {
@@ -42,6 +46,8 @@ enum Command {
     Encode { input: Option<PathBuf>, output: Option<PathBuf> },
     Info { input: PathBuf },
     Explore(look::Explore),
+    Verify { dir: PathBuf, json: bool },
+    Diff { first: PathBuf, second: PathBuf, json: bool },
     Help,
 }
 
@@ -59,6 +65,8 @@ pub(crate) fn run(parser: lexopt::Parser) -> u8 {
         Command::Encode { input, output } => convert::encode(input.as_deref(), output.as_deref()),
         Command::Info { input } => convert::info(&input),
         Command::Explore(explore) => look::explore(&explore),
+        Command::Verify { dir, json } => look::verify(&dir, json),
+        Command::Diff { first, second, json } => look::diff(&first, &second, json),
         Command::Help => {
             println!("{HELP}");
             Ok(())
@@ -97,6 +105,14 @@ fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Some("encode") => parse_encode(parser),
             Some("info") => parse_info(parser),
             Some("x") => parse_explore(parser),
+            Some("verify") => {
+                let ([dir], json) = parse_paths(parser)?;
+                Ok(Command::Verify { dir, json })
+            }
+            Some("diff") => {
+                let ([first, second], json) = parse_paths(parser)?;
+                Ok(Command::Diff { first, second, json })
+            }
             _ => Err(format!("unknown command {}", name.display()).into()),
         },
         other => Err(other.unexpected()),
@@ -168,4 +184,20 @@ fn parse_explore(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         return Err("the directory, or what to show of it, is missing".into());
     };
     Ok(Command::Explore(look::Explore { dir, kind, json }))
+}
+
+/// So many paths, and whether JSON is asked for.
+fn parse_paths<const N: usize>(
+    mut parser: lexopt::Parser,
+) -> Result<([PathBuf; N], bool), lexopt::Error> {
+    let (mut paths, mut json) = (Vec::new(), false);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("json") => json = true,
+            Value(value) if paths.len() < N => paths.push(PathBuf::from(value)),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let paths = paths.try_into().map_err(|_| format!("{N} path(s) are expected"))?;
+    Ok((paths, json))
 }
