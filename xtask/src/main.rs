@@ -23,6 +23,8 @@ cargo xtask COMMAND
   peers     fetch the programs that we compare with into target/peers
   bench restore [--runs N] [--case small|tree|twenty|vmas] [--thaw PROGRAM]
             compare with upstream on the same images, alternating; PROGRAM stands in for thaw
+  bench image [--runs N] [--case NAME] [--crit PROGRAM]
+            compare with upstream's crit on large images; PROGRAM stands in for the one fetched
   zdtm-report TABLE UPSTREAM
             write docs/zdtm.md from a table of results and the list of what upstream passes";
 

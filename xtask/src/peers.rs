@@ -81,6 +81,55 @@ pub(crate) fn fetch() -> Result<PathBuf, String> {
     Err(format!("no criu from {major}.{minor} on could be fetched and tried:{failures}"))
 }
 
+/// A command that starts crit, of the same version as criu. It is a Python program, and uses this
+/// machine's Python with its protobuf library.
+///
+/// It is Debian's package: what is called `crit` in Python's package index is another program.
+pub(crate) fn crit() -> Result<Vec<String>, String> {
+    let folder = command::root().join("target/peers/crit");
+    let packages = folder.join("usr/lib/python3/dist-packages");
+    let check = |python: &str| {
+        let mut import = Command::new(python);
+        import.args(["-c", "import crit, pycriu, google.protobuf"]);
+        command::output(import.env("PYTHONPATH", &packages))
+    };
+    if !folder.is_dir() {
+        let archive = archive()?;
+        let (fresh, apt) = (folder.with_extension("partial"), folder.with_extension("apt"));
+        remove(&fresh)?;
+        let fetched = SUITES.iter().find_map(|suite| {
+            eprintln!("xtask: looking for crit in {suite}");
+            let package = download(&apt, &archive, suite, "python3-pycriu").ok()?;
+            command::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&fresh)).ok()
+        });
+        remove(&apt)?;
+        fetched.ok_or("no package python3-pycriu could be fetched")?;
+        fs::rename(&fresh, &folder).map_err(|error| error.to_string())?;
+    }
+    let pythons = ["python3", "/usr/bin/python3"];
+    let python = pythons.into_iter().find(|python| check(python).is_ok());
+    let python =
+        python.ok_or("this machine's Python has no protobuf library (python3-protobuf)")?;
+    let path = format!("PYTHONPATH={}", packages.display());
+    Ok(["env", &path, python, "-m", "crit"].map(str::to_owned).to_vec())
+}
+
+/// Downloads one package without what it needs, and returns where it is.
+fn download(apt: &Path, archive: &str, suite: &str, package: &str) -> Result<PathBuf, String> {
+    remove(apt)?;
+    sources(apt, archive, suite)?;
+    apt_get(apt, &["update"])?;
+    let mut all = Command::new("apt-get");
+    // Only this package: its program is all that is wanted.
+    all.current_dir(apt).args(["-c", "apt.conf", "download", package]);
+    command::output(&mut all)?;
+    let files = fs::read_dir(apt).map_err(|error| error.to_string())?.flatten();
+    let mut paths = files.map(|entry| entry.path());
+    paths
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .ok_or_else(|| format!("{package} was not downloaded"))
+}
+
 /// A command that starts criu at once: the shell of the wrapper takes 3 ms, as much as a quarter
 /// of a small restore, and a comparison must not count them.
 pub(crate) fn command(criu: &Path) -> Command {
@@ -130,16 +179,8 @@ fn fetch_suite(folder: &Path, archive: &str, suite: &str) -> Result<(), String> 
     let io = |error: std::io::Error| error.to_string();
     remove(folder)?;
     let (apt, root) = (folder.join("apt"), folder.join("root"));
-    for path in [&apt.join("state/lists/partial"), &apt.join("cache/archives/partial"), &root] {
-        fs::create_dir_all(path).map_err(io)?;
-    }
-    let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
-    let keyring = keyring.ok_or("the keyring of the Debian archive is missing here")?;
-    let source = format!("deb [signed-by={keyring}] {archive} {suite} main\n");
-    fs::write(apt.join("sources.list"), source).map_err(io)?;
-    // Nothing counts as installed, so that criu comes with all that it needs.
-    fs::write(apt.join("status"), "").map_err(io)?;
-    configure(&apt).map_err(io)?;
+    fs::create_dir_all(&root).map_err(io)?;
+    sources(&apt, archive, suite)?;
     apt_get(&apt, &["update"])?;
     apt_get(&apt, &["install", "-y", "--download-only", "--no-install-recommends", "criu"])?;
     for entry in fs::read_dir(apt.join("cache/archives")).map_err(io)? {
@@ -158,6 +199,21 @@ fn fetch_suite(folder: &Path, archive: &str, suite: &str) -> Result<(), String> 
     }
     try_out(&criu, &folder.join("trial"))?;
     fs::write(folder.join(STAMP), format!("{version}\n")).map_err(io)
+}
+
+/// Makes a folder from which apt-get knows one suite of the archive, and nothing as installed: so
+/// a package comes with all that it needs.
+fn sources(apt: &Path, archive: &str, suite: &str) -> Result<(), String> {
+    let io = |error: std::io::Error| error.to_string();
+    for path in ["state/lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(apt.join(path)).map_err(io)?;
+    }
+    let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
+    let keyring = keyring.ok_or("the keyring of the Debian archive is missing here")?;
+    let source = format!("deb [signed-by={keyring}] {archive} {suite} main\n");
+    fs::write(apt.join("sources.list"), source).map_err(io)?;
+    fs::write(apt.join("status"), "").map_err(io)?;
+    configure(apt).map_err(io)
 }
 
 fn remove(path: &Path) -> Result<(), String> {
