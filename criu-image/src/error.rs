@@ -45,6 +45,32 @@ pub enum ImageError {
         /// Number of the kind.
         expected: u32,
     },
+    /// The first bytes are those of no image with records.
+    #[error("{file} begins with {found:#x}, which no image with records does")]
+    UnknownMagic {
+        /// File.
+        file: String,
+        /// Number found, after the one that nearly all images have in common.
+        found: u32,
+    },
+    /// Records were asked for that images of this kind do not have.
+    #[error("{file} is of kind {found}, whose next record is no {wanted}")]
+    WrongRecord {
+        /// File.
+        file: String,
+        /// Kind of image, as in JSON.
+        found: &'static str,
+        /// Record asked for.
+        wanted: &'static str,
+    },
+    /// What was read from an image could not be passed on.
+    #[error("data of {file} cannot be written")]
+    Copy {
+        /// File.
+        file: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
     /// The file ends inside a record or its head.
     #[error("{file} is cut: {needed_bytes} more byte(s) are needed at byte {offset_bytes}")]
     Cut {
@@ -107,4 +133,11 @@ pub enum ImageError {
         /// The feature.
         feature: &'static str,
     },
+}
+
+impl ImageError {
+    /// Whether something is wrong with the images, rather than not supported.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Unsupported { .. })
+    }
 }

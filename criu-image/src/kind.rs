@@ -284,6 +284,11 @@ pub(crate) fn is_superseded(name: &str) -> bool {
 }
 
 impl ImageKind {
+    /// Every kind.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ROWS.iter().map(|row| row.kind)
+    }
+
     /// The kind that a file of this name is, and the number in its name.
     pub fn of_name(name: &OsStr) -> Option<(Self, Option<u64>)> {
         let name = name.to_str()?;

@@ -17,9 +17,17 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod diff;
 mod error;
+mod explore;
+mod gpu;
+mod image;
+mod json;
 mod kind;
+mod pages;
 mod reader;
+mod schema;
+mod verify;
 mod wire;
 
 /// Records as CRIU 4.2 writes them; field names are those of its schema.
@@ -32,7 +40,19 @@ pub use checkpoint::{
     Body, Checkpoint, DataSpan, FileId, Ghost, OtherImage, PageRun, PageStore, PipeData, Process,
     Remap, Thread, task_state, vma_status,
 };
+pub use diff::{Difference, diff};
 pub use error::ImageError;
+pub use explore::{
+    CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
+    ProcessMappings, ProcessRow, ProcessRuns, RunRow, View, ViewKind,
+};
+pub use gpu::{PrivateError, pack_kfd_private, unpack_kfd_private};
+pub use image::{ImageReader, ImageWriter, WriteError};
+pub use json::{
+    ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
+};
 pub use kind::ImageKind;
-pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
+pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
+pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use verify::verify;
 pub use wire::WireError;

@@ -10,13 +10,9 @@ use std::path::Path;
 use prost::Message;
 
 use crate::error::ImageError;
+use crate::image::format::{COMMON_MAGIC, Format};
 use crate::kind::ImageKind;
-use crate::wire;
-
-/// `IMG_COMMON_MAGIC` of CRIU: begins every image but the inventory and service files.
-const COMMON_MAGIC: u32 = 0x5456_4319;
-/// `IMG_SERVICE_MAGIC` of CRIU.
-const SERVICE_MAGIC: u32 = 0x5510_5940;
+use crate::{schema, wire};
 
 /// Longest record accepted. The largest real ones are `mm` records: a process may have
 /// 2^20 mappings (`vm.max_map_count` is rarely above) of about 60 bytes each.
@@ -25,27 +21,31 @@ pub const RECORD_BYTES_MAX: u64 = 128 << 20;
 /// Largest image file that is read whole.
 pub const IMAGE_BYTES_MAX: u64 = 1 << 30;
 
-/// A record type, and the name that the schema has for it.
-pub(crate) trait Record: Message + Default {
+/// A message of the schema; all of [`record`](crate::record) are.
+pub trait Record: Message + Default + sealed::Sealed {
     /// Name in the schema.
     const NAME: &'static str;
-    /// Its place in the table of messages, found when this is compiled: there may be a million
-    /// records in one image.
-    const INDEX: usize = wire::message_index(Self::NAME);
+    // Its place in the table of messages, found when this is compiled: there may be a million
+    // records in one image.
+    #[doc(hidden)]
+    const INDEX: usize = schema::message_index(Self::NAME);
+}
+
+mod sealed {
+    /// Only this crate knows which messages the schema has.
+    pub trait Sealed {}
 }
 
 macro_rules! records {
     ($($name:ident)*) => {
-        $(impl Record for crate::record::$name { const NAME: &'static str = stringify!($name); })*
+        $(
+            impl sealed::Sealed for crate::record::$name {}
+            impl Record for crate::record::$name { const NAME: &'static str = stringify!($name); }
+        )*
     };
 }
 
-records! {
-    InventoryEntry PstreeEntry CoreEntry TaskKobjIdsEntry MmEntry FsEntry FdinfoEntry FileEntry
-    PagemapHead PagemapEntry RemapFilePathEntry GhostFileEntry GhostChunkEntry MemfdInodeEntry
-    PipeDataEntry SeccompEntry CgroupEntry SkPacketEntry TcpStreamEntry IpcShmEntry IpcSemEntry
-    IpcMsgEntry IpcMsg BpfmapDataEntry
-}
+schema::for_each_record!(records);
 
 /// An image in memory, and how far it has been read.
 #[derive(Debug)]
@@ -78,13 +78,7 @@ impl Image {
     }
 
     fn head(&mut self, kind: ImageKind) -> Result<(), ImageError> {
-        let family = match kind {
-            ImageKind::Inventory => None,
-            ImageKind::StatsDump | ImageKind::StatsRestore | ImageKind::IrmapCache => {
-                Some(SERVICE_MAGIC)
-            }
-            _ => Some(COMMON_MAGIC),
-        };
+        let family = Format::of_kind(kind).map_or(Some(COMMON_MAGIC), Format::family);
         for expected in family.into_iter().chain([kind.magic()]) {
             let found = u32::from_le_bytes(self.take()?);
             if found != expected {
@@ -147,16 +141,13 @@ impl Image {
         Ok(Some((begin, record)))
     }
 
-    /// Checks the next record against the schema without decoding it; `false` at the end.
-    pub(crate) fn pass(&mut self, message: usize) -> Result<bool, ImageError> {
-        if self.left() == 0 {
-            return Ok(false);
-        }
+    /// Checks the next record against the schema, passes over it, and returns its payload.
+    pub(crate) fn pass(&mut self, message: usize) -> Result<&[u8], ImageError> {
         let len_bytes = self.payload_len()?;
         let payload = &self.bytes[self.at..self.at + len_bytes];
         check(&self.name, self.at(), message, payload)?;
         self.at += len_bytes;
-        Ok(true)
+        Ok(payload)
     }
 
     /// Length in bytes of the record that begins here, which is within the file.
@@ -222,6 +213,24 @@ pub(crate) fn decode<R: Record>(
     payload: &[u8],
 ) -> Result<R, ImageError> {
     check(file, offset_bytes, R::INDEX, payload)?;
+    decode_checked(file, offset_bytes, payload)
+}
+
+/// The same, but what the schema does not know is left out.
+pub(crate) fn decode_known<R: Record>(
+    file: &str,
+    offset_bytes: u64,
+    payload: &[u8],
+) -> Result<R, ImageError> {
+    wire::check_known(R::INDEX, payload).map_err(|fault| wire_error(file, offset_bytes, fault))?;
+    decode_checked(file, offset_bytes, payload)
+}
+
+fn decode_checked<R: Record>(
+    file: &str,
+    offset_bytes: u64,
+    payload: &[u8],
+) -> Result<R, ImageError> {
     R::decode(payload).map_err(|_| ImageError::Contradiction {
         file: file.to_owned(),
         offset_bytes,
@@ -231,9 +240,11 @@ pub(crate) fn decode<R: Record>(
 
 /// Checks the payload of one record, which begins at `offset_bytes` of `file`.
 fn check(file: &str, offset_bytes: u64, message: usize, payload: &[u8]) -> Result<(), ImageError> {
-    wire::check(message, payload).map_err(|(at, source)| ImageError::Wire {
-        file: file.to_owned(),
-        offset_bytes: offset_bytes + at as u64,
-        source,
-    })
+    wire::check(message, payload).map_err(|fault| wire_error(file, offset_bytes, fault))
+}
+
+/// A fault in a payload that begins at `offset_bytes` of `file`.
+#[cold]
+pub(crate) fn wire_error(file: &str, offset_bytes: u64, (at, source): wire::Fault) -> ImageError {
+    ImageError::Wire { file: file.to_owned(), offset_bytes: offset_bytes + at as u64, source }
 }

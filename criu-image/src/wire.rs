@@ -6,57 +6,11 @@
 //! singular fields, missing required ones and lengths beyond the end are errors with their place.
 //! It allocates nothing and does not decode.
 
-/// How a field is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    Varint32,
-    /// Negative values are written with their sign extended to 64 bits.
-    Int32,
-    Varint64,
-    Bool,
-    Fixed64,
-    Bytes,
-    /// Index into `ENUMS`.
-    Enum(usize),
-    /// Index into `MESSAGES`.
-    Message(usize),
-}
-
-/// How often a field may occur.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Count {
-    Required,
-    Optional,
-    Repeated,
-}
-
-/// One field of a message.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Field {
-    pub(crate) number: u32,
-    pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
-    pub(crate) count: Count,
-}
-
-/// One message.
-#[derive(Debug)]
-pub(crate) struct Message {
-    pub(crate) name: &'static str,
-    /// A bit for each of `fields` that must occur.
-    pub(crate) required: u64,
-    /// In ascending order of number, at most 64.
-    pub(crate) fields: &'static [Field],
-}
-
-mod table {
-    use super::{Count, Field, Kind, Message};
-    include!(concat!(env!("OUT_DIR"), "/wire_table.rs"));
-}
+use crate::schema::{self, Count, Field, Kind};
 
 /// Messages may hold messages this deep. The deepest of CRIU 4.2's, cgroup directories, follow the
 /// depth of the cgroup tree.
-const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// What is wrong with a payload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,39 +86,30 @@ pub enum WireError {
 /// A fault and where it is, in bytes from the start of the payload.
 pub(crate) type Fault = (usize, WireError);
 
-/// Index of the message that a prost record type stands for.
-pub(crate) const fn message_index(name: &str) -> usize {
-    let mut index = 0;
-    while index < table::MESSAGES.len() {
-        if is_same(table::MESSAGES[index].name.as_bytes(), name.as_bytes()) {
-            return index;
-        }
-        index += 1;
-    }
-    panic!("every record type has a message in the table")
-}
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let mut index = 0;
-    while index < a.len() && index < b.len() && a[index] == b[index] {
-        index += 1;
-    }
-    a.len() == b.len() && index == a.len()
-}
-
 /// Walks `payload` as the message with this index.
 pub(crate) fn check(index: usize, payload: &[u8]) -> Result<(), Fault> {
-    Walk { bytes: payload, at: 0 }.message(index, payload.len(), 0)
+    Walk { bytes: payload, at: 0, lenient: false, ordered: true }.message(index, payload.len(), 0)
+}
+
+/// The same, but unknown fields and enum values pass. Returns whether the fields of every message
+/// stand in ascending order, as all writers put them.
+pub(crate) fn check_known(index: usize, payload: &[u8]) -> Result<bool, Fault> {
+    let mut walk = Walk { bytes: payload, at: 0, lenient: true, ordered: true };
+    walk.message(index, payload.len(), 0)?;
+    Ok(walk.ordered)
 }
 
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// What the schema does not know passes.
+    lenient: bool,
+    ordered: bool,
 }
 
 impl Walk<'_> {
     fn message(&mut self, index: usize, end: usize, depth: usize) -> Result<(), Fault> {
-        let message = &table::MESSAGES[index];
+        let message = schema::message(index);
         let name = message.name;
         if depth > DEPTH_MAX {
             return Err((self.at, WireError::TooDeep { message: name }));
@@ -172,6 +117,7 @@ impl Walk<'_> {
         let begin = self.at;
         let mut seen: u64 = 0;
         let mut guess = 0;
+        let mut last = 0;
         while self.at < end {
             let field_at = self.at;
             let tag = self.varint(end, name)?;
@@ -179,8 +125,12 @@ impl Walk<'_> {
             if tag >> 32 != 0 {
                 return Err((field_at, WireError::UnknownField { message: name, number }));
             }
-            let Some(position) = find(message.fields, number, guess) else {
-                return Err((field_at, WireError::UnknownField { message: name, number }));
+            self.ordered &= number >= last;
+            last = number;
+            let Some(position) = message.position(number, guess) else {
+                let fault = (field_at, WireError::UnknownField { message: name, number });
+                self.unknown(name, wire_type, end, fault)?;
+                continue;
             };
             let field = &message.fields[position];
             guess = position + usize::from(field.count != Count::Repeated);
@@ -201,6 +151,29 @@ impl Walk<'_> {
         }
     }
 
+    /// Passes over a field that the schema does not have, if it may be there.
+    #[cold]
+    fn unknown(
+        &mut self,
+        message: &'static str,
+        wire_type: u8,
+        end: usize,
+        fault: Fault,
+    ) -> Result<(), Fault> {
+        let is_zero = matches!(fault.1, WireError::UnknownField { number: 0, .. });
+        match wire_type {
+            _ if !self.lenient || is_zero => Err(fault),
+            0 => self.varint(end, message).map(|_| ()),
+            1 => self.skip(8, end, message),
+            2 => {
+                let len = self.length(end, message)?;
+                self.skip(len, end, message)
+            }
+            5 => self.skip(4, end, message),
+            _ => Err(fault),
+        }
+    }
+
     #[inline]
     fn field(
         &mut self,
@@ -214,16 +187,16 @@ impl Walk<'_> {
             Err((self.at, WireError::WireType { message, field: field.name, wire_type }));
         match (field.kind, wire_type) {
             (Kind::Fixed64, 1) => self.skip(8, end, message),
-            (Kind::Bytes, 2) => {
+            (Kind::Bytes | Kind::Text, 2) => {
                 let len = self.length(end, message)?;
                 self.skip(len, end, message)
             }
             (Kind::Message(index), 2) => {
                 let len = self.length(end, message)?;
                 let inner_end = self.at + len;
-                self.message(index, inner_end, depth + 1)
+                self.message(usize::from(index), inner_end, depth + 1)
             }
-            (Kind::Fixed64 | Kind::Bytes | Kind::Message(_), 0) => wrong_type,
+            (Kind::Fixed64 | Kind::Bytes | Kind::Text | Kind::Message(_), 0) => wrong_type,
             (_, 0) => self.scalar(message, field, end),
             (_, 2) if field.count == Count::Repeated => {
                 let len = self.length(end, message)?;
@@ -249,18 +222,24 @@ impl Walk<'_> {
         let value = self.varint(end, message)?;
         let name = field.name;
         match field.kind {
-            Kind::Varint32 if value >> 32 != 0 => {
+            Kind::Uint32 | Kind::Sint32 if value >> 32 != 0 => {
                 Err((at, WireError::Range { message, field: name, value }))
             }
             Kind::Int32 if i32::try_from(value as i64).is_err() => {
                 Err((at, WireError::Range { message, field: name, value }))
             }
             Kind::Bool if value > 1 => Err((at, WireError::Range { message, field: name, value })),
-            Kind::Enum(index) if !table::ENUMS[index].iter().any(|&v| v as u64 == value) => {
+            Kind::Enum(index) if !self.is_value_of(index, value) => {
                 Err((at, WireError::UnknownValue { message, field: name, value }))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a varint may be a value of the enum.
+    fn is_value_of(&self, index: u16, value: u64) -> bool {
+        i32::try_from(value as i64)
+            .is_ok_and(|value| self.lenient || schema::enumeration(index).contains(value))
     }
 
     #[inline(always)]
@@ -311,21 +290,10 @@ impl Walk<'_> {
     }
 }
 
-/// Position of a field. Fields come in ascending order, so the next one is the first guess; an
-/// optional one that is left out makes it the one after.
-#[inline]
-fn find(fields: &[Field], number: u32, guess: usize) -> Option<usize> {
-    for position in [guess, guess + 1] {
-        if fields.get(position).is_some_and(|field| field.number == number) {
-            return Some(position);
-        }
-    }
-    fields.binary_search_by_key(&number, |field| field.number).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{WireError, check, message_index};
+    use super::{WireError, check, check_known};
+    use crate::schema::message_index;
 
     fn fault(name: &str, payload: &[u8]) -> Option<(usize, WireError)> {
         check(message_index(name), payload).err()
@@ -343,6 +311,28 @@ mod tests {
     fn unknown_field_is_named_with_its_place() {
         let expected = WireError::UnknownField { message: "RlimitEntry", number: 3 };
         assert_eq!(fault("RlimitEntry", &[8, 1, 16, 2, 24, 7]), Some((4, expected)));
+    }
+
+    #[test]
+    fn what_is_unknown_passes_where_it_is_kept() {
+        let index = message_index("FdinfoEntry");
+        let with = |rest: &[u8]| [&[8, 1, 16, 0, 24, 99, 32, 0], rest].concat();
+        assert_eq!(check_known(index, &with(&[])), Ok(true), "an enum value");
+        assert_eq!(check_known(index, &with(&[48, 1, 57, 0, 0, 0, 0, 0, 0, 0, 0])), Ok(true));
+        assert_eq!(check_known(index, &with(&[66, 1, 7, 77, 0, 0, 0, 0])), Ok(true));
+        for cut in [&[48][..], &[57, 0], &[66, 9], &[77, 0], &[51], &[0, 0]] {
+            assert!(check_known(index, &with(cut)).is_err(), "{cut:?}");
+        }
+        assert!(check_known(index, &[8, 1, 16, 0, 24, 99]).is_err(), "a field is missing");
+    }
+
+    #[test]
+    fn order_of_fields_is_told() {
+        let index = message_index("RlimitEntry");
+        assert_eq!(check_known(index, &[8, 1, 16, 2]), Ok(true));
+        assert_eq!(check_known(index, &[16, 2, 8, 1]), Ok(false));
+        let nested = message_index("TaskRlimitsEntry");
+        assert_eq!(check_known(nested, &[10, 4, 16, 2, 8, 1]), Ok(false));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `thaw`: checkpoints of process trees brought back to life. This crate only parses and shows.
 
+mod image;
 mod log;
 mod node;
 mod options;
@@ -26,6 +27,7 @@ thaw brings process trees back to life from CRIU checkpoints.
 
 Usage: thaw restore -D DIR [options]
        thaw node run|list-models    (see thaw node --help)
+       thaw image COMMAND           (see thaw image --help)
 
 Options of restore:
 
@@ -65,6 +67,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
             Ok(restore::run(options::parse(parser)?, start))
         }
         Some(Value(command)) if command == "node" => node::run(parser),
+        Some(Value(command)) if command == "image" => Ok(image::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
             Ok(0)
@@ -76,4 +79,18 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(arg) => Err(arg.unexpected()),
         None => Err("a command is missing".into()),
     }
+}
+
+/// The error and everything that caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
 
+use crate::chain;
 use crate::log::{Level, Log};
 use crate::options::Restore;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
@@ -110,20 +111,6 @@ fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
     for refusal in list {
         tell.error(&format!("not supported: {refusal}"));
     }
-}
-
-/// The error and everything that caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn log_event(log: &mut Log, event: &Event) {

@@ -25,6 +25,8 @@ cargo xtask COMMAND
             compare with upstream on the same images, alternating; PROGRAM stands in for thaw
   bench node [--runs N]
             how long calls of an emulated node take, and how fast its memory is
+  bench image [--runs N] [--case NAME] [--crit PROGRAM]
+            compare with upstream's crit on large images; PROGRAM stands in for the one fetched
   zdtm-report TABLE UPSTREAM
             write docs/zdtm.md from a table of results and the list of what upstream passes";
 

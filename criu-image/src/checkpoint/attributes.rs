@@ -15,12 +15,13 @@ use crate::record::{CgroupEntry, SeccompEntry, SeccompMode};
 /// Where the only record of a core, seccomp or cgroup image begins.
 const AT: u64 = 8;
 
-pub(super) fn check(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
-    check_seccomp(loader, checkpoint)?;
+pub(super) fn check(loader: &mut Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+    let checked = check_seccomp(loader, checkpoint);
+    loader.findings.check(checked)?;
     check_cgroups(loader, checkpoint)
 }
 
-fn check_seccomp(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+fn check_seccomp(loader: &mut Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
     let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
     let mut filtered = bodies
         .flat_map(|body| &body.threads)
@@ -39,21 +40,22 @@ fn check_seccomp(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageEr
         // CRIU numbers a chain from its oldest filter, so a chain cannot be a circle.
         if filter.prev.is_some_and(|prev| prev as usize >= index) {
             let reason = format!("filter {index} does not come after the one that it extends");
-            return Err(contradiction(file, AT, reason));
+            loader.findings.report(contradiction(&file, AT, reason))?;
         }
     }
     for thread in filtered {
         let filter = thread.core.seccomp_filter.unwrap_or(0);
         if filter as usize >= filters.len() {
             let reason = format!("filter {filter} is not among the {} saved", filters.len());
-            return Err(contradiction(format!("core-{}.img", thread.tid), AT, reason));
+            let file = format!("core-{}.img", thread.tid);
+            loader.findings.report(contradiction(file, AT, reason))?;
         }
     }
     Ok(())
 }
 
 /// Each set is 0 (none), the root's, or one of `cgroup.img`, if that has any.
-fn check_cgroups(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+fn check_cgroups(loader: &mut Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
     let root = checkpoint.inventory.root_cg_set;
     let sets = checkpoint.processes.iter().flat_map(|process| {
         let threads = process.body.iter().flat_map(|body| &body.threads);
@@ -71,11 +73,10 @@ fn check_cgroups(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageEr
     for (_, entry) in image.all::<CgroupEntry>()? {
         known.extend(entry.sets.iter().map(|set| set.id));
     }
-    match elsewhere.find(|(_, set)| !known.contains(set)) {
-        Some((tid, set)) if !known.is_empty() => {
-            let reason = format!("control group set {set} is not in cgroup.img");
-            Err(contradiction(format!("core-{tid}.img"), AT, reason))
-        }
-        _ => Ok(()),
+    // An image without sets is that of a dump which did not look at control groups.
+    for (tid, set) in elsewhere.filter(|(_, set)| !known.is_empty() && !known.contains(set)) {
+        let reason = format!("control group set {set} is not in cgroup.img");
+        loader.findings.report(contradiction(format!("core-{tid}.img"), AT, reason))?;
     }
+    Ok(())
 }

@@ -24,28 +24,41 @@ pub(super) fn load(loader: &mut Loader) -> Result<BTreeMap<FileId, FileEntry>, I
     let Some(mut image) = loader.find(ImageKind::Files, None)? else {
         return Ok(files);
     };
-    while let Some((at, entry)) = image.next::<FileEntry>()? {
+    loop {
+        let (at, entry) = match image.next::<FileEntry>() {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(files),
+            Err(error) => {
+                loader.findings.report(error)?;
+                loader.findings.doubt(&[ImageKind::Files]);
+                return Ok(files);
+            }
+        };
         let id = FileId(entry.id);
         if files.len() == FILES_MAX {
             return Err(contradiction(FILES, at, format!("more than {FILES_MAX} open files")));
         }
-        if inner_id(&entry) != Some(entry.id) {
-            let reason = format!("file {:#x} lacks the part of its kind, or its id differs", id.0);
-            return Err(contradiction(FILES, at, reason));
-        }
-        if parts(&entry) != 1 {
-            let reason = format!("file {:#x} has parts of several kinds", id.0);
-            return Err(contradiction(FILES, at, reason));
-        }
-        if let Some(reason) = part_fault(&entry) {
-            return Err(contradiction(FILES, at, format!("file {:#x}: {reason}", id.0)));
+        if let Some(reason) = fault(&entry) {
+            loader.findings.report(contradiction(FILES, at, reason))?;
         }
         loader.file_at.insert(id, at);
         if files.insert(id, entry).is_some() {
-            return Err(contradiction(FILES, at, format!("file {:#x} occurs twice", id.0)));
+            let reason = format!("file {:#x} occurs twice", id.0);
+            loader.findings.report(contradiction(FILES, at, reason))?;
         }
     }
-    Ok(files)
+}
+
+/// What is wrong with an entry by itself.
+fn fault(entry: &FileEntry) -> Option<String> {
+    let id = entry.id;
+    if inner_id(entry) != Some(id) {
+        return Some(format!("file {id:#x} lacks the part of its kind, or its id differs"));
+    }
+    if parts(entry) != 1 {
+        return Some(format!("file {id:#x} has parts of several kinds"));
+    }
+    part_fault(entry).map(|reason| format!("file {id:#x}: {reason}"))
 }
 
 /// Id in the part that the entry's type says it has.
@@ -118,25 +131,27 @@ pub(super) fn tables(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result
             continue; // shared
         }
         // A process without descriptors has no image: CRIU writes none for an empty table.
-        let Some(image) = loader.find(ImageKind::Fdinfo, Some(u64::from(id)))? else {
+        let image = loader.find(ImageKind::Fdinfo, Some(u64::from(id)));
+        let Some(image) = loader.findings.check(image)?.flatten() else {
             checkpoint.fd_tables.insert(id, Vec::new());
             continue;
         };
         let file = image.name().to_owned();
         let mut table = Vec::new();
         let mut seen = BTreeSet::new();
-        for (at, entry) in image.all::<FdinfoEntry>()? {
+        for (at, entry) in loader.all_of::<FdinfoEntry>(ImageKind::Fdinfo, image)? {
             if !seen.insert(entry.fd) || entry.fd > FD_MAX {
                 let reason = format!("descriptor {} occurs twice or is none", entry.fd);
-                return Err(contradiction(file, at, reason));
+                loader.findings.report(contradiction(&file, at, reason))?;
             }
             match checkpoint.files.get(&FileId(entry.id)) {
                 Some(open) if open.r#type == entry.r#type => table.push(entry),
+                None if !loader.findings.is_sure_of(ImageKind::Files) => {}
                 found => {
                     let what = if found.is_some() { "of another kind" } else { "unknown" };
                     let reason =
                         format!("file {:#x} of descriptor {} is {what}", entry.id, entry.fd);
-                    return Err(contradiction(file, at, reason));
+                    loader.findings.report(contradiction(&file, at, reason))?;
                 }
             }
         }
@@ -147,7 +162,10 @@ pub(super) fn tables(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result
 }
 
 /// Checks every reference to a file that is not a descriptor.
-pub(super) fn check(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+pub(super) fn check(loader: &mut Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+    if !loader.findings.is_sure_of(ImageKind::Files) {
+        return Ok(());
+    }
     for process in &checkpoint.processes {
         let pid = process.pid;
         let Some(body) = &process.body else { continue };
@@ -158,7 +176,7 @@ pub(super) fn check(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), Imag
         ] {
             if checkpoint.reg_file(FileId(id)).is_none() {
                 let reason = format!("{what} {id:#x} is no regular file of files.img");
-                return Err(contradiction(file, 8, reason));
+                loader.findings.report(contradiction(file, 8, reason))?;
             }
         }
         for vma in body.mm.vmas.iter().filter(|vma| is_file_mapping(vma.status)) {
@@ -171,7 +189,7 @@ pub(super) fn check(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), Imag
                 let (start, id) = (vma.start, vma.shmid);
                 let what = if memfd { "memory file" } else { "regular file" };
                 let reason = format!("the mapping at {start:#x} is of {id:#x}, which is no {what}");
-                return Err(contradiction(format!("mm-{pid}.img"), 8, reason));
+                loader.findings.report(contradiction(format!("mm-{pid}.img"), 8, reason))?;
             }
         }
     }
@@ -183,20 +201,21 @@ fn is_file_mapping(status: u32) -> bool {
     status & (FILE_PRIVATE | FILE_SHARED | MEMFD) != 0 && status & (VDSO | VVAR | VSYSCALL) == 0
 }
 
-fn check_entries(loader: &Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
+fn check_entries(loader: &mut Loader, checkpoint: &Checkpoint) -> Result<(), ImageError> {
     for (id, entry) in &checkpoint.files {
         let at = loader.file_at.get(id).copied().unwrap_or_default();
         if let Some(path) = entry.fifo.as_ref().and_then(|fifo| fifo.regf_id)
             && checkpoint.reg_file(FileId(path)).is_none()
         {
             let reason = format!("path {path:#x} of fifo {:#x} is unknown", id.0);
-            return Err(contradiction(FILES, at, reason));
+            loader.findings.report(contradiction(FILES, at, reason))?;
         }
         if let Some(memfd) = &entry.memfd
             && !checkpoint.memfds.contains_key(&u64::from(memfd.inode_id))
+            && loader.findings.is_sure_of(ImageKind::MemfdInode)
         {
             let reason = format!("inode {} of memory file {:#x} is unknown", memfd.inode_id, id.0);
-            return Err(contradiction(FILES, at, reason));
+            loader.findings.report(contradiction(FILES, at, reason))?;
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use super::contradiction;
 use super::load::Loader;
 use super::model::{Checkpoint, DataSpan, FileId, Ghost, Remap};
 use crate::error::ImageError;
+use crate::image::format::COMMON_MAGIC;
 use crate::kind::ImageKind;
 use crate::reader::{Record, decode};
 use crate::record::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType};
@@ -27,30 +28,43 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
     let mut extents_left = EXTENTS_MAX;
     for (at, entry) in loader.records::<RemapFilePathEntry>(ImageKind::RemapFpath)? {
         let id = FileId(entry.orig_id);
-        if !checkpoint.files.contains_key(&id) {
-            return Err(contradiction(REMAP, at, format!("file {:#x} is unknown", id.0)));
+        if !checkpoint.files.contains_key(&id) && loader.findings.is_sure_of(ImageKind::Files) {
+            let reason = format!("file {:#x} is unknown", id.0);
+            loader.findings.report(contradiction(REMAP, at, reason))?;
         }
-        let remap = match entry.remap_type() {
-            RemapType::Linked => {
-                let link = FileId(entry.remap_id);
-                if link == id || checkpoint.reg_file(link).is_none() {
-                    let reason = format!("link {:#x} is no other regular file", link.0);
-                    return Err(contradiction(REMAP, at, reason));
-                }
-                Remap::Linked(link)
-            }
-            RemapType::Ghost => {
-                let ghost = ghost(loader, entry.remap_id, extents_left)?;
-                extents_left = extents_left.saturating_sub(ghost.extents.len());
-                Remap::Ghost(ghost)
-            }
-            RemapType::Procfs => Remap::Procfs(entry.remap_id),
-        };
+        let remap = remap(loader, checkpoint, at, &entry, extents_left);
+        let Some(remap) = loader.findings.check(remap)? else { continue };
+        if let Remap::Ghost(ghost) = &remap {
+            extents_left = extents_left.saturating_sub(ghost.extents.len());
+        }
         if checkpoint.remaps.insert(id, remap).is_some() {
-            return Err(contradiction(REMAP, at, format!("file {:#x} occurs twice", id.0)));
+            let reason = format!("file {:#x} occurs twice", id.0);
+            loader.findings.report(contradiction(REMAP, at, reason))?;
         }
     }
     Ok(())
+}
+
+fn remap(
+    loader: &mut Loader,
+    checkpoint: &Checkpoint,
+    at: u64,
+    entry: &RemapFilePathEntry,
+    extents_left: usize,
+) -> Result<Remap, ImageError> {
+    Ok(match entry.remap_type() {
+        RemapType::Linked => {
+            let link = FileId(entry.remap_id);
+            let is_other = link != FileId(entry.orig_id) && checkpoint.reg_file(link).is_some();
+            if !is_other && loader.findings.is_sure_of(ImageKind::Files) {
+                let reason = format!("link {:#x} is no other regular file", link.0);
+                return Err(contradiction(REMAP, at, reason));
+            }
+            Remap::Linked(link)
+        }
+        RemapType::Ghost => Remap::Ghost(ghost(loader, entry.remap_id, extents_left)?),
+        RemapType::Procfs => Remap::Procfs(entry.remap_id),
+    })
 }
 
 fn ghost(loader: &mut Loader, id: u32, extents_max: usize) -> Result<Ghost, ImageError> {
@@ -104,7 +118,7 @@ impl Sparse {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
         let file = File::open(loader.dir.join(name)).map_err(fail)?;
         let image = Self { name: name.to_owned(), file, len_bytes };
-        for (at, expected) in [(0, 0x5456_4319), (4, ImageKind::GhostFile.magic())] {
+        for (at, expected) in [(0, COMMON_MAGIC), (4, ImageKind::GhostFile.magic())] {
             let found = image.word(at)?;
             if found != expected {
                 return Err(ImageError::Magic { file: name.to_owned(), found, expected });

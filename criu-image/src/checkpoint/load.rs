@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::findings::Findings;
 use super::model::{Checkpoint, DataSpan, FileId, PipeData};
 use super::{attributes, contradiction, files, ghost, memory, other, tree};
 use crate::error::ImageError;
@@ -17,10 +18,11 @@ pub(super) struct Loader {
     used: BTreeSet<(ImageKind, Option<u64>)>,
     /// Where the record of each open file begins, for messages.
     pub(super) file_at: BTreeMap<FileId, u64>,
+    pub(super) findings: Findings,
 }
 
 impl Loader {
-    pub(super) fn new(dir: &Path) -> Result<Self, ImageError> {
+    pub(super) fn new(dir: &Path, mut findings: Findings) -> Result<Self, ImageError> {
         let fail = |source| ImageError::Read { file: dir.display().to_string(), source };
         let mut names: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(fail)? {
@@ -28,21 +30,11 @@ impl Loader {
             let text = name.to_string_lossy().into_owned();
             match ImageKind::of_name(&name) {
                 Some(key) => names.entry(key).or_default().push(text),
-                None if text == "parent" => {
-                    let feature = "an incremental checkpoint (images in a parent directory)";
-                    return Err(ImageError::Unsupported { file: text, feature });
-                }
-                None if is_superseded(&text) => {
-                    let feature = "an image of a kind that CRIU 4.2 no longer writes";
-                    return Err(ImageError::Unsupported { file: text, feature });
-                }
-                None if text.ends_with(".img") => {
-                    return Err(ImageError::UnknownKind { file: text });
-                }
-                None => {} // logs, pid files and the like
+                None => findings.check(no_image(text))?.unwrap_or_default(),
             }
         }
-        Ok(Self { dir: dir.to_owned(), names, used: BTreeSet::new(), file_at: BTreeMap::new() })
+        let (used, file_at) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Self { dir: dir.to_owned(), names, used, file_at, findings })
     }
 
     /// Opens an image that may be absent.
@@ -89,7 +81,41 @@ impl Loader {
         &mut self,
         kind: ImageKind,
     ) -> Result<Vec<(u64, R)>, ImageError> {
-        self.find(kind, None)?.map_or(Ok(Vec::new()), Image::all)
+        match self.find(kind, None)? {
+            Some(image) => self.all_of(kind, image),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// All records of an image, or those before a damage.
+    pub(super) fn all_of<R: Record>(
+        &mut self,
+        kind: ImageKind,
+        mut image: Image,
+    ) -> Result<Vec<(u64, R)>, ImageError> {
+        let mut records = Vec::new();
+        loop {
+            match image.next() {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => return Ok(records),
+                Err(error) => {
+                    self.findings.report(error)?;
+                    self.findings.doubt(&[kind]);
+                    return Ok(records);
+                }
+            }
+        }
+    }
+
+    /// The only record of an image that a process must have; `None` if a damage was taken.
+    pub(super) fn one<R: Record>(
+        &mut self,
+        kind: ImageKind,
+        id: u32,
+        needed_for: &str,
+    ) -> Result<Option<R>, ImageError> {
+        let record = self.need(kind, Some(id.into()), needed_for).and_then(Image::only);
+        self.findings.check(record)
     }
 
     /// Ids of the images of a kind.
@@ -112,15 +138,16 @@ impl Loader {
         file_size(&self.dir.join(&file), &file)
     }
 
-    pub(super) fn checkpoint(mut self) -> Result<Checkpoint, ImageError> {
-        let inventory = self.inventory()?;
-        let (fd_tables, open_files) = (BTreeMap::new(), files::load(&mut self)?);
+    /// Reads everything. While findings are gathered, what is damaged is left out.
+    pub(super) fn checkpoint(&mut self) -> Result<Checkpoint, ImageError> {
+        let inventory = self.inventory();
+        let inventory = self.findings.check(inventory)?.unwrap_or_default();
         let mut checkpoint = Checkpoint {
             dir: self.dir.clone(),
             inventory,
-            processes: tree::load(&mut self)?,
-            fd_tables,
-            files: open_files,
+            processes: Vec::new(),
+            fd_tables: BTreeMap::new(),
+            files: BTreeMap::new(),
             remaps: BTreeMap::new(),
             memfds: BTreeMap::new(),
             shmems: BTreeMap::new(),
@@ -128,17 +155,40 @@ impl Loader {
             fifo_data: BTreeMap::new(),
             other: Vec::new(),
         };
-        self.memfds(&mut checkpoint)?;
-        files::tables(&mut self, &mut checkpoint)?;
-        ghost::load(&mut self, &mut checkpoint)?;
+        let files = files::load(self);
+        checkpoint.files = self.stage(files, &[ImageKind::Files])?;
+        let processes = tree::load(self);
+        checkpoint.processes = self.stage(processes, &tree::OWNED)?;
+        let memfds = self.memfds(&mut checkpoint);
+        self.stage(memfds, &[ImageKind::MemfdInode])?;
+        let tables = files::tables(self, &mut checkpoint);
+        self.stage(tables, &[])?;
+        let ghosts = ghost::load(self, &mut checkpoint);
+        self.stage(ghosts, &[ImageKind::RemapFpath])?;
         let (pipes, fifos) = files::pipe_ids(&checkpoint);
-        checkpoint.pipe_data = self.pipe_data(ImageKind::PipesData, &pipes)?;
-        checkpoint.fifo_data = self.pipe_data(ImageKind::FifoData, &fifos)?;
-        memory::load(&mut self, &mut checkpoint)?;
-        files::check(&self, &checkpoint)?;
-        attributes::check(&self, &checkpoint)?;
-        checkpoint.other = other::collect(&self)?;
+        let data = self.pipe_data(ImageKind::PipesData, &pipes);
+        checkpoint.pipe_data = self.stage(data, &[])?;
+        let data = self.pipe_data(ImageKind::FifoData, &fifos);
+        checkpoint.fifo_data = self.stage(data, &[])?;
+        let memory = memory::load(self, &mut checkpoint);
+        self.stage(memory, &[])?;
+        files::check(self, &checkpoint)?;
+        let attributes = attributes::check(self, &checkpoint);
+        self.stage(attributes, &[])?;
+        checkpoint.other = other::collect(self)?;
         Ok(checkpoint)
+    }
+
+    /// The result of a step, or nothing if its error was taken; these kinds are in doubt then.
+    fn stage<T: Default>(
+        &mut self,
+        result: Result<T, ImageError>,
+        kinds: &[ImageKind],
+    ) -> Result<T, ImageError> {
+        if result.is_err() {
+            self.findings.doubt(kinds);
+        }
+        Ok(self.findings.check(result)?.unwrap_or_default())
     }
 
     fn inventory(&mut self) -> Result<record::InventoryEntry, ImageError> {
@@ -162,10 +212,11 @@ impl Loader {
             let (id, shmid) = (entry.inode_id, entry.shmid);
             if !shmids.insert(shmid) {
                 let reason = format!("contents {shmid} belong to two memory files");
-                return Err(contradiction("memfd.img", at, reason));
+                self.findings.report(contradiction("memfd.img", at, reason))?;
             }
             if checkpoint.memfds.insert(id, entry).is_some() {
-                return Err(contradiction("memfd.img", at, format!("inode {id} occurs twice")));
+                let reason = format!("inode {id} occurs twice");
+                self.findings.report(contradiction("memfd.img", at, reason))?;
             }
         }
         Ok(())
@@ -187,15 +238,15 @@ impl Loader {
             let value = PipeData { capacity_bytes: entry.size, data: span };
             if entry.size.is_some_and(|size| entry.bytes > size) {
                 let reason = format!("pipe {:#x} holds more than its size", entry.pipe_id);
-                return Err(contradiction(image.name(), at, reason));
+                self.findings.report(contradiction(image.name(), at, reason))?;
             }
-            if !known.contains(&entry.pipe_id) {
+            if !known.contains(&entry.pipe_id) && self.findings.is_sure_of(ImageKind::Files) {
                 let reason = format!("pipe {:#x} is no open file", entry.pipe_id);
-                return Err(contradiction(image.name(), at, reason));
+                self.findings.report(contradiction(image.name(), at, reason))?;
             }
             if data.insert(entry.pipe_id, value).is_some() {
                 let reason = format!("pipe {:#x} occurs twice", entry.pipe_id);
-                return Err(contradiction(image.name(), at, reason));
+                self.findings.report(contradiction(image.name(), at, reason))?;
             }
         }
         Ok(data)
@@ -206,4 +257,20 @@ impl Loader {
         let unused = self.names.iter().filter(|(key, _)| !self.used.contains(key));
         unused.flat_map(|(key, names)| names.iter().map(|name| (key.0, name.as_str())))
     }
+}
+
+/// What a file is that is no image of CRIU 4.2: nothing of ours, or a reason to stop.
+fn no_image(file: String) -> Result<(), ImageError> {
+    if file == "parent" {
+        let feature = "an incremental checkpoint (images in a parent directory)";
+        return Err(ImageError::Unsupported { file, feature });
+    }
+    if is_superseded(&file) {
+        let feature = "an image of a kind that CRIU 4.2 no longer writes";
+        return Err(ImageError::Unsupported { file, feature });
+    }
+    if file.ends_with(".img") {
+        return Err(ImageError::UnknownKind { file });
+    }
+    Ok(()) // logs, pid files and the like
 }

@@ -25,18 +25,28 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
         let Some(body) = &mut process.body else {
             continue;
         };
-        mappings::check(&format!("mm-{pid}.img"), &body.mm)?;
+        let mapped = mappings::check(&format!("mm-{pid}.img"), &body.mm);
+        let sorted = loader.findings.check(mapped)?.is_some();
         let owner = format!("process {pid}");
-        let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner)?;
+        let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner);
+        let Some(image) = loader.findings.check(image)? else { continue };
         let mut mapped = Mapped::new(&body.mm);
-        body.pages = page_store(loader, image, &mut pages_used, |run| mapped.fault(run))?;
+        body.pages = page_store(loader, image, &mut pages_used, |run| {
+            // In mappings that are in no order nothing can be found.
+            if sorted { mapped.fault(run) } else { None }
+        })?;
     }
-    let known = shmem_sizes(loader, checkpoint)?;
+    let known = shmem_sizes(loader, checkpoint);
+    if !loader.findings.is_sure_of(ImageKind::MemfdInode) {
+        loader.findings.doubt(&[ImageKind::ShmemPagemap, ImageKind::Pages]);
+    }
     for shmid in loader.ids(ImageKind::ShmemPagemap) {
         let Some(&size) = known.get(&shmid) else {
+            loader.findings.doubt(&[ImageKind::Pages]);
             continue;
         }; // reported as having no owner
-        let image = loader.need(ImageKind::ShmemPagemap, Some(shmid), "shared memory")?;
+        let image = loader.need(ImageKind::ShmemPagemap, Some(shmid), "shared memory");
+        let Some(image) = loader.findings.check(image)? else { continue };
         let store = page_store(loader, image, &mut pages_used, |run| {
             let end = run.start + run.len_bytes;
             let beyond = size.checked_next_multiple_of(PAGE_BYTES).is_some_and(|size| end > size);
@@ -48,7 +58,7 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
 }
 
 /// Sizes in bytes of the shared memories that a file, a mapping or an IPC namespace refers to.
-fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> Result<BTreeMap<u64, u64>, ImageError> {
+fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> BTreeMap<u64, u64> {
     let mut sizes = BTreeMap::new();
     for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
         for vma in body.mm.vmas.iter().filter(|vma| vma.status & vma_status::ANON_SHARED != 0) {
@@ -59,8 +69,9 @@ fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> Result<BTreeMap<u64,
         }
     }
     for id in loader.ids(ImageKind::IpcShm) {
-        let Some(mut image) = loader.peek(ImageKind::IpcShm, Some(id))? else { continue };
-        while let Some((_, segment)) = image.next::<IpcShmEntry>()? {
+        // Damage to it is found when it is walked.
+        let Ok(Some(mut image)) = loader.peek(ImageKind::IpcShm, Some(id)) else { continue };
+        while let Ok(Some((_, segment))) = image.next::<IpcShmEntry>() {
             if segment.in_pagemaps != Some(true) {
                 break; // contents follow in this image, none is in a pagemap
             }
@@ -70,7 +81,7 @@ fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> Result<BTreeMap<u64,
     for memfd in checkpoint.memfds.values() {
         sizes.insert(u64::from(memfd.shmid), memfd.size);
     }
-    Ok(sizes)
+    sizes
 }
 
 fn page_store(
@@ -80,33 +91,58 @@ fn page_store(
     mut fault: impl FnMut(&PageRun) -> Option<String>,
 ) -> Result<PageStore, ImageError> {
     let file = image.name().to_owned();
-    let Some((_, head)) = image.next::<PagemapHead>()? else {
-        return Err(ImageError::Count { file, found: 0, expected: "at least one" });
+    let head = image.next::<PagemapHead>().and_then(|head| {
+        let (file, expected) = (file.clone(), "at least one");
+        head.ok_or(ImageError::Count { file, found: 0, expected })
+    });
+    let Some((_, head)) = loader.findings.check(head)? else {
+        loader.findings.doubt(&[ImageKind::Pages]);
+        return Ok(PageStore::default());
     };
     let pages_id = head.pages_id;
     if !pages_used.insert(pages_id) {
         let reason = format!("pages-{pages_id}.img belongs to another pagemap too");
-        return Err(contradiction(file, 8, reason));
+        loader.findings.report(contradiction(&file, 8, reason))?;
     }
     let mut store = PageStore { pages_id, runs: Vec::new() };
     let mut offset_bytes = 0;
     let mut last_end = 0;
-    while let Some((at, entry)) = image.next::<PagemapEntry>().map_err(of_later_version)? {
-        let Some(run) = page_run(&file, at, &entry, last_end, offset_bytes)? else {
+    let mut whole = true;
+    loop {
+        let (at, entry) = match image.next::<PagemapEntry>() {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(error) => {
+                loader.findings.report(of_later_version(error))?;
+                whole = false;
+                break;
+            }
+        };
+        let run = page_run(&file, at, &entry, last_end, offset_bytes);
+        let is_of_other_kind = matches!(run, Err(ImageError::Unsupported { .. }));
+        let Some(run) = loader.findings.check(run)? else {
+            whole = false;
+            if is_of_other_kind {
+                break; // as all entries after it will be
+            }
             continue;
         };
         if let Some(reason) = fault(&run) {
-            return Err(contradiction(file, at, reason));
+            loader.findings.report(contradiction(&file, at, reason))?;
         }
         last_end = run.start + run.len_bytes;
         offset_bytes += run.len_bytes;
         store.runs.push(run);
     }
-    let size = loader.size_of(ImageKind::Pages, u64::from(pages_id), &file)?;
-    if size != offset_bytes {
-        let reason =
-            format!("{offset_bytes} bytes of pages are listed, pages-{pages_id}.img has {size}");
-        return Err(contradiction(file, image.at(), reason));
+    let size = loader.size_of(ImageKind::Pages, u64::from(pages_id), &file);
+    match loader.findings.check(size)? {
+        Some(size) if size != offset_bytes && whole => {
+            let reason = format!(
+                "{offset_bytes} bytes of pages are listed, pages-{pages_id}.img has {size}"
+            );
+            loader.findings.report(contradiction(&file, image.at(), reason))?;
+        }
+        _ => {}
     }
     Ok(store)
 }
@@ -133,7 +169,7 @@ fn page_run(
     entry: &PagemapEntry,
     last_end: u64,
     offset_bytes: u64,
-) -> Result<Option<PageRun>, ImageError> {
+) -> Result<PageRun, ImageError> {
     let fail = |reason: String| Err(contradiction(file, at, reason));
     let flags = entry.flags.unwrap_or(PE_PRESENT);
     if entry.in_parent.unwrap_or(false) || flags & PE_PARENT != 0 {
@@ -157,5 +193,5 @@ fn page_run(
         let feature = "memory that another server holds (lazy pages)";
         return Err(ImageError::Unsupported { file: file.to_owned(), feature });
     }
-    Ok(Some(PageRun { start, len_bytes, offset_bytes }))
+    Ok(PageRun { start, len_bytes, offset_bytes })
 }

@@ -2,11 +2,12 @@
 //!
 //! `load` reads files into records. `tree`, `task`, `files`, `ghost`, `mappings`, `memory` and
 //! `attributes` join them and refuse what contradicts itself; `other` walks what nothing models;
-//! `model` is the result. What no check can say (whether a path still leads to the same file) is
-//! the restorer's business.
+//! `model` is the result; `findings` decides whether reading goes on after a contradiction. What no
+//! check can say (whether a path still leads to the same file) is the restorer's business.
 
 mod attributes;
 mod files;
+mod findings;
 mod ghost;
 mod load;
 mod mappings;
@@ -20,6 +21,8 @@ pub use model::{
     Body, Checkpoint, DataSpan, FileId, Ghost, OtherImage, PageRun, PageStore, PipeData, Process,
     Remap, Thread,
 };
+
+pub(crate) use findings::Findings;
 
 use crate::error::ImageError;
 
@@ -83,11 +86,23 @@ impl Checkpoint {
     /// # Errors
     /// [`ImageError`] names the file, the place in it and the reason of the first thing found.
     pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self, ImageError> {
-        load::Loader::new(dir.as_ref())?.checkpoint()
+        load::Loader::new(dir.as_ref(), Findings::default())?.checkpoint()
     }
 }
 
+/// Reads a directory as far as it can be read, and gathers everything that is wrong with it. There
+/// is no checkpoint if that is too much.
+pub(crate) fn gather(dir: &std::path::Path) -> Result<(Option<Checkpoint>, Findings), ImageError> {
+    let mut loader = load::Loader::new(dir, Findings::gathering())?;
+    let checkpoint = loader.checkpoint();
+    Ok((checkpoint.ok(), loader.findings))
+}
+
 /// Shorthand for an error about a record.
-fn contradiction(file: impl Into<String>, at: u64, reason: impl Into<String>) -> ImageError {
+pub(crate) fn contradiction(
+    file: impl Into<String>,
+    at: u64,
+    reason: impl Into<String>,
+) -> ImageError {
     ImageError::Contradiction { file: file.into(), offset_bytes: at, reason: reason.into() }
 }

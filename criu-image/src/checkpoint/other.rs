@@ -4,30 +4,39 @@
 
 use std::path::Path;
 
+use super::contradiction;
 use super::load::Loader;
 use super::model::OtherImage;
 use crate::error::ImageError;
+use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES};
+use crate::image::format::Format;
 use crate::kind::ImageKind;
 use crate::reader::{Image, file_size};
-use crate::record::{
-    BpfmapDataEntry, IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShmEntry, SeccompEntry, SkPacketEntry,
-    TcpStreamEntry,
-};
-use crate::wire::message_index;
+use crate::record::{IpcMsg, SeccompEntry};
 
 /// Everything that nothing has asked for; an image that must have an owner is an error.
-pub(super) fn collect(loader: &Loader) -> Result<Vec<OtherImage>, ImageError> {
+pub(super) fn collect(loader: &mut Loader) -> Result<Vec<OtherImage>, ImageError> {
+    let unused: Vec<(ImageKind, String)> =
+        loader.unused().map(|(kind, name)| (kind, name.to_owned())).collect();
     let mut others = Vec::new();
-    for (kind, name) in loader.unused() {
+    for (kind, name) in unused {
         if let Some(reason) = owned_by(kind) {
-            let (file, reason) = (name.to_owned(), reason.to_owned());
-            return Err(ImageError::NoOwner { file, reason });
+            if loader.findings.is_sure_of(kind) {
+                let (file, reason) = (name, reason.to_owned());
+                loader.findings.report(ImageError::NoOwner { file, reason })?;
+            }
+            continue;
         }
-        let size_bytes = file_size(&loader.dir.join(name), name)?;
-        let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, name)? };
-        others.push(OtherImage { file: name.into(), kind, records, size_bytes });
+        let other = other(loader, kind, name);
+        others.extend(loader.findings.check(other)?);
     }
     Ok(others)
+}
+
+fn other(loader: &Loader, kind: ImageKind, name: String) -> Result<OtherImage, ImageError> {
+    let size_bytes = file_size(&loader.dir.join(&name), &name)?;
+    let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, &name)? };
+    Ok(OtherImage { file: name.into(), kind, records, size_bytes })
 }
 
 /// What an image of this kind must belong to, if it must.
@@ -47,91 +56,43 @@ fn owned_by(kind: ImageKind) -> Option<&'static str> {
 /// Walks an image to its end and counts the records.
 fn records_of(dir: &Path, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
     let mut image = Image::open(dir, kind, name)?;
-    let mut records = 0;
-    match kind {
+    if kind == ImageKind::Seccomp {
         // The dump always writes one record; the filters in it are what counts.
-        ImageKind::Seccomp => {
-            let filters: SeccompEntry = image.only()?;
-            records = filters.seccomp_filters.len() as u64;
-        }
-        ImageKind::SkQueues
-        | ImageKind::TcpStream
-        | ImageKind::IpcShm
-        | ImageKind::IpcSem
-        | ImageKind::IpcMsg
-        | ImageKind::BpfmapData => {
-            while pass_with_data(&mut image, kind)? {
-                records += 1;
-            }
-        }
-        _ => {
-            let message = message_index(message_of(kind));
-            while image.pass(message)? {
-                records += 1;
-            }
-        }
+        let filters: SeccompEntry = image.only()?;
+        return Ok(filters.seccomp_filters.len() as u64);
+    }
+    let format = Format::of_kind(kind).expect("such a kind is not raw");
+    let mut records = 0;
+    while image.left() > 0 {
+        let message = format.message(records).expect("what has a number has records");
+        let begin = image.at();
+        let follow = Follow::of(format, records, image.pass(message)?).map_err(|error| {
+            contradiction(name, begin, format!("the record cannot be decoded: {error}"))
+        })?;
+        skip_data(&mut image, follow)?;
+        records += 1;
     }
     Ok(records)
 }
 
-/// The record type of an image that is records and nothing else.
-fn message_of(kind: ImageKind) -> &'static str {
-    match kind {
-        ImageKind::Cgroup => "CgroupEntry",
-        ImageKind::FileLocks => "FileLockEntry",
-        ImageKind::TtyInfo => "TtyInfoEntry",
-        ImageKind::TtyData => "TtyDataEntry",
-        ImageKind::Timens => "TimensEntry",
-        ImageKind::Pidns => "PidnsEntry",
-        ImageKind::Utsns => "UtsnsEntry",
-        ImageKind::Userns => "UsernsEntry",
-        ImageKind::IpcVar => "IpcVarEntry",
-        ImageKind::Mountpoints => "MntEntry",
-        ImageKind::Netdev => "NetDeviceEntry",
-        ImageKind::Netns => "NetnsEntry",
-        ImageKind::StatsDump | ImageKind::StatsRestore => "StatsEntry",
-        ImageKind::IrmapCache => "IrmapCacheEntry",
-        ImageKind::Cpuinfo => "CpuinfoEntry",
-        ImageKind::Apparmor => "ApparmorEntry",
-        ImageKind::BpfmapFile => "BpfmapFileEntry",
-        ImageKind::BinfmtMisc => "BinfmtMiscEntry",
-        ImageKind::Autofs => "AutofsEntry",
-        ImageKind::Pidfd => "PidfdEntry",
-        ImageKind::InotifyWd => "InotifyWdEntry",
-        ImageKind::FanotifyMark => "FanotifyMarkEntry",
-        other => unreachable!("{other:?} is modelled, raw, or has data between its records"),
-    }
-}
-
-/// Passes over a record and the data that follows it; `false` at the end.
-///
-/// How far data is padded is `round_up` in CRIU 4.2, `ipc_ns.c`.
-fn pass_with_data(image: &mut Image, kind: ImageKind) -> Result<bool, ImageError> {
-    let data_bytes = match kind {
-        ImageKind::SkQueues => image.next()?.map(|(_, e): (_, SkPacketEntry)| u64::from(e.length)),
-        ImageKind::TcpStream => image
-            .next()?
-            .map(|(_, e): (_, TcpStreamEntry)| u64::from(e.inq_len) + u64::from(e.outq_len)),
-        ImageKind::BpfmapData => image.next()?.map(|(_, e): (_, BpfmapDataEntry)| {
-            u64::from(e.keys_bytes) + u64::from(e.values_bytes)
-        }),
-        ImageKind::IpcSem => image
-            .next()?
-            .map(|(_, e): (_, IpcSemEntry)| (u64::from(e.nsems) * 2).next_multiple_of(8)),
-        ImageKind::IpcShm => image.next()?.map(|(_, e): (_, IpcShmEntry)| match e.in_pagemaps {
-            Some(true) => 0,
-            _ => e.size.checked_next_multiple_of(4).unwrap_or(u64::MAX),
-        }),
-        _ => {
-            let Some((_, queue)) = image.next::<IpcMsgEntry>()? else { return Ok(false) };
-            for _ in 0..queue.qnum {
-                let (_, message) = image.must_next::<IpcMsg>()?;
-                image.skip(u64::from(message.msize).next_multiple_of(8))?;
-            }
-            Some(0)
+/// Passes over the data that follows a record.
+fn skip_data(image: &mut Image, follow: Follow) -> Result<(), ImageError> {
+    match follow {
+        Follow::Nothing => Ok(()),
+        Follow::Bytes { len, align_bytes } => {
+            image.skip(len.checked_next_multiple_of(align_bytes).unwrap_or(u64::MAX))
         }
-    };
-    let Some(data_bytes) = data_bytes else { return Ok(false) };
-    image.skip(data_bytes)?;
-    Ok(true)
+        Follow::Tcp { inq_len, outq_len } => image.skip(inq_len + outq_len),
+        Follow::Semaphores { count } => {
+            image.skip((count * 2).next_multiple_of(SEMAPHORES_ALIGN_BYTES))
+        }
+        Follow::Messages { count } => {
+            for _ in 0..count {
+                let (_, message) = image.must_next::<IpcMsg>()?;
+                image.skip(u64::from(message.msize).next_multiple_of(MESSAGE_ALIGN_BYTES))?;
+            }
+            Ok(())
+        }
+        Follow::Rest => image.skip(image.left()),
+    }
 }

@@ -3,10 +3,14 @@
 #![allow(missing_docs)]
 
 mod damage;
+mod diff;
 mod directory;
 mod draft;
+mod explore;
 mod files;
 mod memory;
+mod pages;
 mod tasks;
 mod tree;
+mod verify;
 mod whole;

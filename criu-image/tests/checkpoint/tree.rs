@@ -1,9 +1,9 @@
 //! The process tree: one root, parents first, no id twice, states that are known.
 
 use criu_image::record::core_entry::March;
-use criu_image::record::{CoreEntry, InventoryEntry, PstreeEntry};
+use criu_image::record::{CoreEntry, InventoryEntry, PstreeEntry, ThreadInfoAarch64};
 
-use crate::draft::{CHILD, Draft, ROOT, THREAD, ZOMBIE, accepted, framed, head, pstree, refused};
+use crate::draft::{CHILD, Draft, ROOT, THREAD, ZOMBIE, accepted, pstree, refused};
 
 fn tree(entries: &[PstreeEntry]) -> impl FnOnce(&mut Draft) {
     move |draft| draft.put("pstree.img", entries)
@@ -111,13 +111,15 @@ fn other_architectures_are_refused_by_name() {
         draft.edit("core-10.img", |core: &mut CoreEntry| core.mtype = March::Aarch64 as i32);
     };
     refused(change, "core-10.img: an architecture other than x86-64");
-    // An image of that architecture has its registers in field 8, which the schema leaves out.
+    let registers = Some(ThreadInfoAarch64::default());
     let change = |draft: &mut Draft| {
-        let mut record = framed(&CoreEntry { mtype: March::Aarch64 as i32, ..Default::default() });
-        record.extend([8 << 3 | 2, 0]);
-        record[0] += 2;
-        let bytes = [head("core-10.img"), record].concat();
-        draft.files.insert("core-10.img".to_owned(), bytes);
+        let mtype = March::Aarch64 as i32;
+        let core = CoreEntry { mtype, ti_aarch64: registers.clone(), ..Default::default() };
+        draft.put("core-10.img", &[core]);
     };
     refused(change, "core-10.img: an architecture other than x86-64");
+    let change = |draft: &mut Draft| {
+        draft.edit("core-10.img", |core: &mut CoreEntry| core.ti_aarch64 = registers.clone());
+    };
+    refused(change, "core-10.img, byte 8: registers of another architecture");
 }

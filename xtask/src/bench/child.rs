@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// A restore that takes longer hangs; a slow one of some gigabytes takes a few seconds.
-const RUN_MS_MAX: u16 = 60_000;
+const RUN_MAX: Duration = Duration::from_secs(60);
 
 /// One run of a command.
 #[derive(Clone, Copy, Debug)]
@@ -24,18 +24,23 @@ pub(super) struct Run {
 
 /// Runs a command to its end, which must be success.
 pub(super) fn measure(command: &mut Command) -> Result<Run, String> {
+    measure_for(command, RUN_MAX)
+}
+
+/// The same with another limit of time.
+pub(super) fn measure_for(command: &mut Command, run_max: Duration) -> Result<Run, String> {
     let name = command.get_program().display().to_string();
     let begin = Instant::now();
     let child = command.stdin(Stdio::null()).spawn().map_err(|error| format!("{name}: {error}"))?;
     let pid = child.id() as i32;
-    let ended = wait_for_end(pid).map_err(|error| format!("{name}: {error}"))?;
+    let ended = wait_for_end(pid, run_max).map_err(|error| format!("{name}: {error}"))?;
     if !ended {
         kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|error| error.to_string())?;
     }
     let (status, peak_kib) = wait_with_peak(pid).map_err(|error| format!("{name}: {error}"))?;
     let time = begin.elapsed();
     if !ended {
-        return Err(format!("{name}: has not ended after {RUN_MS_MAX} ms"));
+        return Err(format!("{name}: has not ended after {run_max:?}"));
     }
     if !(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0) {
         return Err(format!("{name}: wait status {status:#x}"));
@@ -44,7 +49,7 @@ pub(super) fn measure(command: &mut Command) -> Result<Run, String> {
 }
 
 /// Whether the child, which stays a zombie, has ended in time.
-fn wait_for_end(pid: i32) -> io::Result<bool> {
+fn wait_for_end(pid: i32, run_max: Duration) -> io::Result<bool> {
     // SAFETY: the call takes two integers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
@@ -53,7 +58,8 @@ fn wait_for_end(pid: i32) -> io::Result<bool> {
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut fds, PollTimeout::from(RUN_MS_MAX))? == 1)
+    let timeout = PollTimeout::try_from(run_max).map_err(io::Error::other)?;
+    Ok(poll(&mut fds, timeout)? == 1)
 }
 
 /// Collects a child and returns its wait status and its largest resident set in KiB.

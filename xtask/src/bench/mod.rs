@@ -4,6 +4,7 @@
 //! first changes from pair to pair. The first pair warms up and is not counted.
 
 mod child;
+mod image;
 mod node;
 mod restore;
 
@@ -48,7 +49,11 @@ struct Comparison {
 /// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`, `bench node [--runs N]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
-pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
+pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
+    if std::env::args().nth(2).as_deref() == Some("image") {
+        parser.next().map_err(|error| error.to_string())?;
+        return image::run(parser);
+    }
     if std::env::var_os(INSIDE).is_none() {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let namespace = ["--fork", "--pid", "--mount-proc", "--kill-child", "--"];
@@ -60,7 +65,7 @@ pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
     let (name, table, json) = match options.what {
         What::Restore => {
             let comparisons = restore::compare(&options)?;
-            ("restore", table(&comparisons), json(&comparisons))
+            ("restore", table("criu", &comparisons), json("criu", &comparisons))
         }
         What::Node => {
             let figures = node::measure(&options)?;
@@ -159,21 +164,22 @@ impl Comparison {
     }
 }
 
-fn table(comparisons: &[Comparison]) -> String {
+/// `peer` is the name of the other side.
+fn table(peer: &str, comparisons: &[Comparison]) -> String {
     let mut text = format!(
-        "{:8} {:>4}  {:^23}  {:^23}  {:^17}  {:^15}\n{:8} {:4}  {:^23}  {:^23}  {:^17}  {:^15}\n",
+        "{:15} {:>4}  {:^29}  {:^23}  {:^23}  {:^15}\n{:15} {:4}  {:^29}  {:^23}  {:^23}  {:^15}\n",
         "case",
         "runs",
-        "criu ms",
+        format!("{peer} ms"),
         "thaw ms",
-        "criu/thaw",
+        format!("{peer}/thaw"),
         "peak MiB",
         "",
         "",
         "min / median / max",
         "min / median / max",
         "min / median / max",
-        "criu / thaw",
+        format!("{peer} / thaw"),
     );
     for comparison in comparisons {
         let times = |spread: Spread| {
@@ -182,7 +188,7 @@ fn table(comparisons: &[Comparison]) -> String {
         let ratio = comparison.ratio();
         let _ = writeln!(
             text,
-            "{:8} {:4}  {:>23}  {:>23}  {:>17}  {:>15}",
+            "{:15} {:4}  {:>29}  {:>23}  {:>23}  {:>15}",
             comparison.case,
             comparison.pairs.len(),
             times(comparison.times(|pair| pair.0)),
@@ -198,7 +204,7 @@ fn table(comparisons: &[Comparison]) -> String {
     text
 }
 
-fn json(comparisons: &[Comparison]) -> String {
+fn json(peer: &str, comparisons: &[Comparison]) -> String {
     let spread = |spread: Spread| {
         format!(
             "{{\"min\": {:.3}, \"median\": {:.3}, \"max\": {:.3}}}",
@@ -207,8 +213,8 @@ fn json(comparisons: &[Comparison]) -> String {
     };
     let cases = comparisons.iter().map(|comparison| {
         format!(
-            "  {{\"case\": \"{}\", \"runs\": {}, \"criu_ms\": {}, \"thaw_ms\": {}, \
-             \"ratio\": {}, \"criu_peak_mib\": {:.1}, \"thaw_peak_mib\": {:.1}}}",
+            "  {{\"case\": \"{}\", \"runs\": {}, \"{peer}_ms\": {}, \"thaw_ms\": {}, \
+             \"ratio\": {}, \"{peer}_peak_mib\": {:.1}, \"thaw_peak_mib\": {:.1}}}",
             comparison.case,
             comparison.pairs.len(),
             spread(comparison.times(|pair| pair.0)),
@@ -250,7 +256,7 @@ mod tests {
         let pairs = vec![(run(20), run(10)), (run(200), run(100))];
         let comparison = Comparison { case: "small", pairs };
         assert_eq!(comparison.ratio(), Spread { min: 2.0, median: 2.0, max: 2.0 });
-        assert!(table(&[comparison]).contains("2.00 / 2.00 / 2.00"));
+        assert!(table("criu", &[comparison]).contains("2.00 / 2.00 / 2.00"));
     }
 
     #[test]
@@ -263,6 +269,6 @@ mod tests {
         let comparison = alternate("small", 2, || side('c'), || side('t')).expect("both succeed");
         assert_eq!(comparison.pairs.len(), 2);
         assert_eq!(order.into_inner(), "cttcct");
-        assert!(json(&[comparison]).contains("\"runs\": 2"));
+        assert!(json("criu", &[comparison]).contains("\"runs\": 2"));
     }
 }

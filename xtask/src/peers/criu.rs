@@ -17,7 +17,7 @@ use super::remove;
 use crate::command;
 
 /// Suites that may have a criu new enough for current kernels, newest first.
-const SUITES: [&str; 5] = ["sid", "forky", "testing", "trixie-backports", "trixie"];
+pub(super) const SUITES: [&str; 5] = ["sid", "forky", "testing", "trixie-backports", "trixie"];
 /// criu before this cannot restore on kernels from about 6.13.
 const VERSION_MIN: (u32, u32) = (4, 2);
 /// Written last: the version of what is unpacked beside it.

@@ -1,12 +1,14 @@
 //! Programs of others that we compare with or run on our node: fetched, never installed.
 
 mod archive;
+mod crit;
 mod criu;
 mod rocm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(crate) use crit::crit;
 pub(crate) use criu::command;
 
 /// Fetches what is not there yet, and says what there is.
