@@ -1,4 +1,4 @@
-//! Reads every entry of a page map with the types of the library: how fast, and in how little memory.
+//! Makes large images and reads them with types: `pagemap make|mappings|read FILE N`.
 
 use std::process::ExitCode;
 
