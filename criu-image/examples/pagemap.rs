@@ -1,4 +1,4 @@
-//! Makes large images and reads them with types: `pagemap make|mappings|read FILE N`.
+//! Makes large images and reads them, for measuring: `pagemap make|mappings|read FILE N`.
 
 use std::process::ExitCode;
 

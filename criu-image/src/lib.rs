@@ -1,19 +1,7 @@
-//! Reads CRIU checkpoint images.
+//! The images of a CRIU checkpoint: read, checked, written, and as JSON.
 //!
-//! An image directory is read in two steps. *Records* ([`record`]) are what one file says, checked
-//! against the schema so strictly that nothing is dropped or invented. A [`Checkpoint`] is what all
-//! files say together, cross-checked into one value that a restorer can trust.
-//!
-//! ```no_run
-//! let checkpoint = criu_image::Checkpoint::open("/var/lib/images")?;
-//! for process in &checkpoint.processes {
-//!     println!("{} {}", process.pid, String::from_utf8_lossy(&process.task.comm));
-//! }
-//! # Ok::<(), criu_image::ImageError>(())
-//! ```
-//!
-//! It makes no system call but to read files, has no unsafe code, and never panics on input.
-
+//! What follows is the crate's README, whose examples are tests.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod checkpoint;

@@ -2,8 +2,14 @@
 
 use std::io::{self, Read, Write};
 
-use criu_image::record::{GhostFileEntry, PagemapEntry, PagemapHead};
-use criu_image::{ImageReader, JsonOptions, decode_json, encode_json};
+use criu_image::record::{
+    CgControllerEntry, CgroupDirEntry, CgroupEntry, FileEntry, FileLockEntry, GhostFileEntry,
+    NsFileEntry, PagemapEntry, PagemapHead, PstreeEntry,
+};
+use criu_image::{
+    Checkpoint, ImageKind, ImageReader, JsonOptions, View, ViewKind, decode_json, diff,
+    encode_json, verify,
+};
 use prost::Message;
 
 const PLAIN: JsonOptions = JsonOptions { readable: false, payloads: true, line_break: false };
@@ -110,9 +116,52 @@ fn memory_of_contents() {
     assert!(grown < 4 << 10, "{grown} KiB for {len} bytes");
 }
 
+/// One MiB of the smallest records that take most memory, in every way that reads all of them.
+fn memory_of_many_small_records() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let nsf = |id| NsFileEntry { id, ns_id: 0, ns_cflag: 0, flags: 0 };
+    let file = |id| FileEntry { r#type: 14, id, nsf: Some(nsf(id)), ..Default::default() };
+    put(&dir, "files.img", |index| framed(&file(index)));
+    put(&dir, "pstree.img", |index| {
+        framed(&PstreeEntry { pid: index + 1, ppid: 0, pgid: 1, sid: 1, threads: vec![] })
+    });
+    put(&dir, "cgroup.img", |_| {
+        let directory = CgroupDirEntry::default();
+        let controller = CgControllerEntry { dirs: vec![directory; 20], ..Default::default() };
+        framed(&CgroupEntry { controllers: vec![controller], ..Default::default() })
+    });
+    put(&dir, "filelocks.img", |_| framed(&FileLockEntry::default()));
+    let _ = Checkpoint::open(dir.path());
+    let _ = verify(dir.path());
+    for (_, kind) in ViewKind::NAMES {
+        let _ = View::open(dir.path(), kind);
+    }
+    for name in ["files.img", "pstree.img", "cgroup.img", "filelocks.img"] {
+        let path = dir.path().join(name);
+        diff(&path, &path, &mut |_| true).expect("it is an image");
+    }
+    let peak = peak_kib() >> 10;
+    assert!(peak < 256, "{peak} MiB");
+}
+
+/// Fills an image of 1 MiB.
+fn put(dir: &tempfile::TempDir, name: &str, record: impl Fn(u32) -> Vec<u8>) {
+    let (kind, _) = ImageKind::of_name(name.as_ref()).expect("a name of an image");
+    let mut bytes = [0x5456_4319u32, kind.magic()].map(u32::to_le_bytes).concat();
+    (0..)
+        .map(record)
+        .take_while(|record| {
+            bytes.extend(record);
+            bytes.len() < 1 << 20
+        })
+        .for_each(drop);
+    std::fs::write(dir.path().join(name), bytes).expect("room");
+}
+
 /// One test: the peak is that of the whole process.
 #[test]
 fn memory_does_not_grow_with_the_image() {
     memory_of_many_records();
     memory_of_contents();
+    memory_of_many_small_records();
 }

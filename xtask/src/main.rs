@@ -4,6 +4,7 @@
 
 mod bench;
 mod command;
+mod fuzz;
 mod peers;
 mod suite;
 mod tidy;
@@ -27,6 +28,9 @@ cargo xtask COMMAND
             how long calls of an emulated node take, and how fast its memory is
   bench image [--runs N] [--case NAME] [--crit PROGRAM]
             compare with upstream's crit on large images; PROGRAM stands in for the one fetched
+  fuzz [TARGET] [--seconds N] [--merge]
+            hostile input for criu-image: image, typed, json, gpu, directory, or all of them;
+            --merge adds what was found to the committed corpus
   zdtm-report TABLE UPSTREAM
             write docs/zdtm.md from a table of results and the list of what upstream passes";
 
@@ -58,6 +62,7 @@ fn run() -> Result<ExitCode, String> {
         Some("tidy") => tidy::run().map(done),
         Some("peers") => peers::show().map(done),
         Some("bench") => bench::run(parser).map(done),
+        Some("fuzz") => fuzz::run(parser).map(done),
         Some("zdtm-report") => zdtm::report(parser).map(done),
         _ => Err(format!("unknown command {}\n{HELP}", name.display())),
     }

@@ -20,17 +20,31 @@ pub struct FileLabel {
     pub text: Vec<u8>,
 }
 
+/// What is shown of an open file: the entries themselves are a hundred times as large.
+#[derive(Debug, Default)]
+struct Shown {
+    path: Option<Vec<u8>>,
+    pipe: Option<u32>,
+    unix: Option<Vec<u8>>,
+}
+
 /// Open files by id.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
-    files: BTreeMap<u32, FileEntry>,
+    files: BTreeMap<u32, Shown>,
 }
 
 impl Labels {
     pub(super) fn read(source: &Source) -> Result<Self, ImageError> {
         let mut labels = Self::default();
-        for entry in source.all::<FileEntry>(ImageKind::Files, 0)? {
-            labels.files.insert(entry.id, entry);
+        if let Some(image) = source.find(ImageKind::Files, 0)? {
+            for record in image.records::<FileEntry>() {
+                let (_, entry) = record?;
+                let shown = labels.files.entry(entry.id).or_default();
+                shown.path = entry.reg.map(|reg| reg.name);
+                shown.pipe = entry.pipe.map(|pipe| pipe.pipe_id);
+                shown.unix = entry.usk.as_ref().map(unix);
+            }
         }
         if labels.files.is_empty() {
             labels.read_old(source)?;
@@ -41,19 +55,15 @@ impl Labels {
     /// Before `files.img` there was an image for each kind.
     fn read_old(&mut self, source: &Source) -> Result<(), ImageError> {
         for reg in source.all_of_old::<RegFileEntry>("reg-files.img")? {
-            self.entry(reg.id).reg.replace(reg);
+            self.files.entry(reg.id).or_default().path = Some(reg.name);
         }
         for pipe in source.all_of_old::<PipeEntry>("pipes.img")? {
-            self.entry(pipe.id).pipe.replace(pipe);
+            self.files.entry(pipe.id).or_default().pipe = Some(pipe.pipe_id);
         }
-        for usk in source.all_of_old::<UnixSkEntry>("unixsk.img")? {
-            self.entry(usk.id).usk.replace(usk);
+        for socket in source.all_of_old::<UnixSkEntry>("unixsk.img")? {
+            self.files.entry(socket.id).or_default().unix = Some(unix(&socket));
         }
         Ok(())
-    }
-
-    fn entry(&mut self, id: u32) -> &mut FileEntry {
-        self.files.entry(id).or_default()
     }
 
     /// The file with this id, which something says is of this kind.
@@ -63,12 +73,12 @@ impl Labels {
         let file = self.files.get(&id);
         let text = match FdTypes::try_from(kind) {
             Ok(FdTypes::Reg) => regular(file),
-            Ok(FdTypes::Pipe) => match file.and_then(|file| file.pipe.as_ref()) {
-                Some(pipe) => format!("pipe[{}]", pipe.pipe_id).into_bytes(),
+            Ok(FdTypes::Pipe) => match file.and_then(|file| file.pipe) {
+                Some(id) => format!("pipe[{id}]").into_bytes(),
                 None => b"pipe[?]".to_vec(),
             },
-            Ok(FdTypes::Unixsk) => match file.and_then(|file| file.usk.as_ref()) {
-                Some(socket) => unix(socket),
+            Ok(FdTypes::Unixsk) => match file.and_then(|file| file.unix.as_ref()) {
+                Some(label) => label.clone(),
                 None => b"unix[?]".to_vec(),
             },
             _ => format!("{name}.{id}").into_bytes(),
@@ -82,9 +92,9 @@ impl Labels {
     }
 }
 
-fn regular(file: Option<&FileEntry>) -> Vec<u8> {
-    match file.and_then(|file| file.reg.as_ref()).filter(|reg| !reg.name.is_empty()) {
-        Some(reg) => reg.name.clone(),
+fn regular(file: Option<&Shown>) -> Vec<u8> {
+    match file.and_then(|file| file.path.as_ref()).filter(|path| !path.is_empty()) {
+        Some(path) => path.clone(),
         None => b"unknown path".to_vec(),
     }
 }
