@@ -13,6 +13,7 @@ mod image;
 mod json;
 mod kind;
 mod pages;
+mod payload;
 mod reader;
 mod schema;
 mod verify;
@@ -41,6 +42,6 @@ pub use json::{
 };
 pub use kind::ImageKind;
 pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
-pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
 pub use verify::verify;
 pub use wire::WireError;

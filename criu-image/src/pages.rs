@@ -226,7 +226,7 @@ impl Memory {
 
 fn open_pages(dir: &Path, name: &str, needed: u64) -> Result<File, ImageError> {
     let path = dir.join(name);
-    let size = crate::reader::file_size(&path, name)?;
+    let size = crate::payload::file_size(&path, name)?;
     if size < needed {
         let (file, needed_bytes) = (name.to_owned(), needed - size);
         return Err(ImageError::Cut { file, offset_bytes: size, needed_bytes });

@@ -135,7 +135,8 @@ fn failures_are_told_with_their_place() {
     assert!(text.contains("core-1.img is cut: ") && text.contains("at byte 12"), "{text}");
     failed(&["decode", "-i", path(&dir.path().join("none"))], b"", 1);
     let text = failed(&["encode"], b"{\"magic\": \"FS\", \"entries\": [{}]}", 1);
-    assert!(text.contains("FsEntry.cwd_id is missing"), "{text}");
+    let place = "standard input: byte 30: FsEntry.cwd_id is missing";
+    assert!(text.contains(place), "{text}");
 }
 
 /// A half of a file is worse than none.

@@ -9,7 +9,7 @@ use super::model::{Checkpoint, DataSpan, FileId, Ghost, Remap};
 use crate::error::ImageError;
 use crate::image::format::COMMON_MAGIC;
 use crate::kind::ImageKind;
-use crate::reader::{Record, decode};
+use crate::payload::{Record, decode};
 use crate::record::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType};
 
 /// Both magic numbers.

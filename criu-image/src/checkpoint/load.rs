@@ -8,7 +8,8 @@ use super::model::{Checkpoint, DataSpan, FileId, PipeData};
 use super::{attributes, contradiction, files, ghost, memory, other, tree};
 use crate::error::ImageError;
 use crate::kind::{ImageKind, is_superseded};
-use crate::reader::{Image, Record, file_size};
+use crate::payload::{Record, file_size};
+use crate::reader::Image;
 use crate::record;
 
 /// The images of a directory, and which of them have been used.

@@ -11,7 +11,8 @@ use crate::error::ImageError;
 use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES};
 use crate::image::format::Format;
 use crate::kind::ImageKind;
-use crate::reader::{Image, file_size};
+use crate::payload::file_size;
+use crate::reader::Image;
 use crate::record::{IpcMsg, SeccompEntry};
 
 /// Everything that nothing has asked for; an image that must have an owner is an error.

@@ -10,7 +10,7 @@ use super::{Difference, Sink};
 use crate::error::ImageError;
 use crate::kind::ImageKind;
 use crate::pages::{Memory, PAGE_BYTES};
-use crate::reader::file_size;
+use crate::payload::file_size;
 
 const PIECE_BYTES: usize = 64 << 10;
 

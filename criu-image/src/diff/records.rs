@@ -11,7 +11,7 @@ use super::{Difference, Sink};
 use crate::error::ImageError;
 use crate::image::ImageReader;
 use crate::json::{self, Item, Items, Printer, Value};
-use crate::reader::{IMAGE_BYTES_MAX, file_size, wire_error};
+use crate::payload::{IMAGE_BYTES_MAX, file_size, wire_error};
 use crate::schema::{self, Count, Field, Kind, Message};
 use crate::wire;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::ImageError;
 use crate::image::ImageReader;
 use crate::kind::ImageKind;
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::PstreeEntry;
 
 /// Most processes that are listed: as many as a restorer takes, four times.

@@ -12,7 +12,7 @@ use super::format::{COMMON_MAGIC, Format, Layout, SERVICE_MAGIC};
 use super::window::Window;
 use crate::error::ImageError;
 use crate::kind::ImageKind;
-use crate::reader::{RECORD_BYTES_MAX, Record, decode, decode_known, file_size};
+use crate::payload::{RECORD_BYTES_MAX, Record, decode, decode_known, file_size};
 use crate::record::IpcMsg;
 
 /// Data is handed on in pieces of at most this size.

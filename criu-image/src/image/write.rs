@@ -10,7 +10,7 @@ use std::path::Path;
 use super::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES, padding};
 use super::format::{Format, Layout};
 use crate::kind::ImageKind;
-use crate::reader::{RECORD_BYTES_MAX, Record};
+use crate::payload::{RECORD_BYTES_MAX, Record};
 use crate::record::IpcMsg;
 
 /// Why an image was not written.

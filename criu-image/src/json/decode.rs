@@ -11,7 +11,7 @@ use super::items::{Item, Items, Value};
 use super::print::Printer;
 use super::{quoted, show};
 use crate::gpu::private;
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::{CriuKfd, KfdPrivate};
 use crate::schema::{self, Count, Field, Kind, Message, Show};
 

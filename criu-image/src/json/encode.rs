@@ -12,7 +12,7 @@ use super::base64::Decoder;
 use super::parse::{Number, Parser};
 use super::{JsonError, quoted, show};
 use crate::gpu::private;
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::KfdPrivate;
 use crate::schema::{self, Count, Field, Kind, Message, Show};
 use crate::wire::DEPTH_MAX;

@@ -9,7 +9,7 @@ use crate::error::ImageError;
 use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES, padding};
 use crate::image::format::Layout;
 use crate::image::read::{Frame, ImageReader};
-use crate::reader::{Record, wire_error};
+use crate::payload::{Record, wire_error};
 use crate::record::IpcMsg;
 use crate::{schema, wire};
 

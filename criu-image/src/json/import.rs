@@ -12,7 +12,7 @@ use super::parse::{HELD_BYTES_MAX, Number, Parser};
 use crate::image::data::Follow;
 use crate::image::format::{Format, Layout};
 use crate::image::{ImageWriter, WriteError};
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::IpcMsg;
 
 /// Data of this size is held until its entry ends, in case a field stands after it.

@@ -7,7 +7,7 @@ use crate::error::ImageError;
 use crate::gpu::{PrivateError, unpack_kfd_private};
 use crate::image::ImageReader;
 use crate::kind::ImageKind;
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::{CriuDmabufNode, CriuKfd, CriuRenderNode, KfdPrivate};
 
 /// Where the payload of such a file begins, after its length.

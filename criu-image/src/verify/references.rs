@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, Findings, OtherImage, contradiction};
 use crate::error::ImageError;
 use crate::image::ImageReader;
 use crate::kind::ImageKind;
-use crate::reader::Record;
+use crate::payload::Record;
 use crate::record::{
     BpfmapDataEntry, FileEntry, MntEntry, SkPacketEntry, TtyDataEntry, TtyInfoEntry,
 };

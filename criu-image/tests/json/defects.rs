@@ -1,8 +1,9 @@
-//! What crit (CRIU 4.2) gets wrong, one test each: it crashes, counts wrongly, or drops data.
+//! What crit (CRIU 4.2, and go-criu 8.4) gets wrong, one test each: it crashes, miscounts, drops
+//! data, or writes what nobody can read.
 
 use criu_image::record::{
-    BpfmapDataEntry, GhostChunkEntry, GhostFileEntry, IpcShmEntry, PipeDataEntry, RegFileEntry,
-    RlimitEntry, SitEntry, UnixSkEntry,
+    BpfmapDataEntry, GhostChunkEntry, GhostFileEntry, IpcMsg, IpcMsgEntry, IpcSemEntry,
+    IpcShmEntry, PipeDataEntry, RegFileEntry, RlimitEntry, SitEntry, TcpStreamEntry, UnixSkEntry,
 };
 use criu_image::{ImageReader, JsonError, count_entries};
 
@@ -13,6 +14,9 @@ const FDINFO: u32 = 0x5621_3732;
 const PIPES_DATA: u32 = 0x5645_3709;
 const BPFMAP_DATA: u32 = 0x6432_4033;
 const IPCNS_SHM: u32 = 0x4628_3044;
+const IPCNS_SEM: u32 = 0x5957_3019;
+const IPCNS_MSG: u32 = 0x5545_3737;
+const TCP_STREAM: u32 = 0x5146_5506;
 const GHOST_FILE: u32 = 0x5258_3605;
 const REG_FILES: u32 = 0x5036_3636;
 const UNIXSK: u32 = 0x5437_3943;
@@ -223,4 +227,80 @@ fn records_that_criu_itself_cannot_read_are_refused() {
         &of(&prost::Message::encode_to_vec(&entry)),
         r#"{"magic": "RLIMIT", "entries": [{"cur": 1, "max": 18446744073709551615}]}"#,
     );
+}
+
+/// crit in Go pads by a whole unit where nothing is to be padded, and segments not at all.
+#[test]
+fn data_that_fills_its_unit_is_not_padded() {
+    let semaphores = |nsems: u32| {
+        let set = IpcSemEntry { nsems, ..Default::default() };
+        let values: Vec<u8> = (0..nsems as u16).flat_map(u16::to_le_bytes).collect();
+        let padding = vec![0; values.len().next_multiple_of(8) - values.len()];
+        image(IPCNS_SEM, &[&framed(&set), &values, &padding, &framed(&set), &values, &padding])
+    };
+    (0..10).for_each(|nsems| crate::round_trip(&semaphores(nsems)));
+    let segment = |size: u64| {
+        let entry = IpcShmEntry { size, ..Default::default() };
+        let data = vec![7; size as usize];
+        let padding = vec![0; (size.next_multiple_of(4) - size) as usize];
+        image(IPCNS_SHM, &[&framed(&entry), &data, &padding, &framed(&entry), &data, &padding])
+    };
+    (0..9).for_each(|size| crate::round_trip(&segment(size)));
+}
+
+/// crit in Go mixes up records and data from the second message on.
+#[test]
+fn many_messages_of_a_queue_come_back() {
+    for count in 0..5u32 {
+        let queue = IpcMsgEntry { qnum: count, ..Default::default() };
+        let mut parts = vec![framed(&queue)];
+        for index in 0..count {
+            let msize = index * 4;
+            parts.push(framed(&IpcMsg { mtype: index.into(), msize }));
+            let mut data = vec![index as u8; msize as usize];
+            data.resize((msize as usize).next_multiple_of(8), 0);
+            parts.push(data);
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        crate::round_trip(&image(IPCNS_MSG, &parts));
+    }
+}
+
+/// crit in Go writes the length of a chunk's data where that of its record belongs.
+#[test]
+fn chunks_of_deleted_files_come_back() {
+    let entry = GhostFileEntry { chunks: Some(true), size: Some(1 << 40), ..Default::default() };
+    let chunk = |off, len: u64| framed(&GhostChunkEntry { len, off });
+    let data = vec![9; 1000];
+    let parts: [&[u8]; 5] = [&framed(&entry), &chunk(0, 3), b"abc", &chunk(1 << 39, 1000), &data];
+    crate::round_trip(&image(GHOST_FILE, &parts));
+}
+
+/// crit in Go splices data into JSON as text, which breaks it where data is not one string.
+#[test]
+fn data_of_any_shape_is_json() {
+    let stream = TcpStreamEntry { inq_len: 1, outq_len: 2, ..Default::default() };
+    let json = decode(&image(TCP_STREAM, &[&framed(&stream), b"\"\\\n"]), PLAIN);
+    let json = json.expect("a good image");
+    assert!(json.ends_with(r#""extra": {"inq": "Ig==\n", "outq": "XAo=\n"}}]}"#), "{json}");
+}
+
+/// crit in Go takes what one call of the kernel gives as all that there is.
+#[test]
+fn short_reads_are_completed() {
+    struct OneByte<'a>(&'a [u8]);
+    impl std::io::Read for OneByte<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let len = into.len().min(1);
+            self.0.read(&mut into[..len])
+        }
+    }
+    let bytes = image(PIPES_DATA, &[&pipe_data(b"four"), &pipe_data(&[7; 100])]);
+    let mut reader = ImageReader::new(OneByte(&bytes), "test.img").expect("an image");
+    let mut json = Vec::new();
+    criu_image::decode_json(&mut reader, &mut json, PLAIN).expect("a good image");
+    assert_eq!(json, decode(&bytes, PLAIN).expect("a good image").into_bytes());
+    let mut again = Vec::new();
+    criu_image::encode_json(OneByte(&json), &mut again).expect("JSON of ours");
+    assert_eq!(again, bytes);
 }

@@ -55,7 +55,14 @@ pub(super) fn encode(input: Option<&Path>, output: Option<&Path>) -> Result<(), 
         None => Box::new(io::stdin().lock()),
     };
     let mut out = Output::open(output).map_err(|error| failure(JsonError::Output(error)))?;
-    encode_json(json, &mut out).map_err(failure)?;
+    encode_json(json, &mut out).map_err(|error| match error {
+        // The library does not know what the JSON is called.
+        JsonError::Syntax { .. } | JsonError::Value { .. } | JsonError::Entry { .. } => {
+            let name = input.map_or(STDIN.into(), Path::to_string_lossy);
+            Failure { code: FAILED, text: Some(format!("thaw image: {name}: {error}")) }
+        }
+        other => failure(other),
+    })?;
     out.finish().map_err(|error| failure(JsonError::Output(error)))
 }
 
