@@ -19,8 +19,10 @@
 mod checkpoint;
 mod error;
 mod kind;
+mod manifest;
 mod reader;
 mod wire;
+mod write;
 
 /// Records as CRIU 4.2 writes them; field names are those of its schema.
 #[allow(missing_docs)]
@@ -34,5 +36,9 @@ pub use checkpoint::{
 };
 pub use error::ImageError;
 pub use kind::ImageKind;
+pub use manifest::{
+    BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
+};
 pub use reader::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX};
 pub use wire::WireError;
+pub use write::ImageWriter;

@@ -14,9 +14,9 @@ use crate::kind::ImageKind;
 use crate::wire;
 
 /// `IMG_COMMON_MAGIC` of CRIU: begins every image but the inventory and service files.
-const COMMON_MAGIC: u32 = 0x5456_4319;
+pub(crate) const COMMON_MAGIC: u32 = 0x5456_4319;
 /// `IMG_SERVICE_MAGIC` of CRIU.
-const SERVICE_MAGIC: u32 = 0x5510_5940;
+pub(crate) const SERVICE_MAGIC: u32 = 0x5510_5940;
 
 /// Longest record accepted. The largest real ones are `mm` records: a process may have
 /// 2^20 mappings (`vm.max_map_count` is rarely above) of about 60 bytes each.

@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
 
-use crate::log::{Level, Log};
+use crate::log::{Level, Log, Teller, chain};
 use crate::options::Restore;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
@@ -37,21 +37,6 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
         Err(code) => code,
-    }
-}
-
-/// Says errors in the log and, if that is a file, on standard error too.
-struct Teller<'a> {
-    log: &'a mut Log,
-    to_stderr: bool,
-}
-
-impl Teller<'_> {
-    fn error(&mut self, text: &str) {
-        self.log.line(Level::Error, text);
-        if self.to_stderr {
-            eprintln!("thaw: {text}");
-        }
     }
 }
 
@@ -110,20 +95,6 @@ fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
     for refusal in list {
         tell.error(&format!("not supported: {refusal}"));
     }
-}
-
-/// The error and everything that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn log_event(log: &mut Log, event: &Event) {

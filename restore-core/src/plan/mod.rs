@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
 use criu_image::{Checkpoint, FileId, Process, Thread};
 
+pub(crate) use hole::find_between;
 pub(crate) use memory::{Fill, HUGE_PAGE_BYTES, Kept, Lent, Mapping, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};

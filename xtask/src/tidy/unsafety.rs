@@ -9,6 +9,8 @@ use super::{File, Findings, at};
 const UNSAFE_FILES: &[&str] = &[
     "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
+    "restore-core/src/capture/keeper.rs",
+    "restore-core/src/capture/raw.rs",
     "restore-core/src/engine/memory/pages.rs",
     "restore-core/src/files/memory.rs",
     "restore-core/src/files/raw.rs",
@@ -17,6 +19,7 @@ const UNSAFE_FILES: &[&str] = &[
     "restore-core/src/remote/ring.rs",
     "restore-core/src/remote/spawn.rs",
     "restore-core/src/remote/stub.rs",
+    "restore-core/src/remote/tracee.rs",
     "xtask/src/bench/child.rs",
 ];
 const LIST: &str = "xtask/src/tidy/unsafety.rs";

@@ -1,0 +1,212 @@
+//! A call that a thread was stopped in: made again after a restore, with the time that was left.
+//!
+//! The kernel would restart it by itself, with what it remembers of it; a restored thread has only
+//! its registers. So the registers of the images are those of a thread about to make the call
+//! (as upstream does for calls without a time), with the rest of the time in place of the whole.
+//! How long a thread has slept is asked before it is stopped, of its scheduling statistics.
+
+use std::fs;
+use std::time::Duration;
+
+/// Results by which a call says that it was interrupted (linux/errno.h, not for user space).
+const ERESTARTSYS: i64 = -512;
+const ERESTARTNOINTR: i64 = -513;
+const ERESTARTNOHAND: i64 = -514;
+const ERESTART_RESTARTBLOCK: i64 = -516;
+const EINTR: i64 = -4;
+/// Length of a `syscall` instruction.
+const INSTRUCTION_BYTES: u64 = 2;
+
+/// What a thread was doing just before it was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slept {
+    /// Call that it slept in.
+    pub(crate) nr: i64,
+    /// How long it had slept.
+    pub(crate) for_how_long: Duration,
+}
+
+/// Looks at a thread that may be asleep in a call with a time limit.
+pub(crate) fn look(pid: i32, tid: i32) -> Option<Slept> {
+    let syscall = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let nr: i64 = syscall.split(' ').next()?.parse().ok()?;
+    if !is_timed(nr) {
+        return None;
+    }
+    let then = exec_start(&format!("/proc/{pid}/task/{tid}/sched"))?;
+    let now = exec_start("/proc/thread-self/sched")?;
+    Some(Slept { nr, for_how_long: now.saturating_sub(then) })
+}
+
+/// When a task last ran, by the scheduler's clock: now, for one that runs.
+fn exec_start(path: &str) -> Option<Duration> {
+    parse_exec_start(&fs::read_to_string(path).ok()?)
+}
+
+fn parse_exec_start(text: &str) -> Option<Duration> {
+    let line = text.lines().find(|line| line.starts_with("se.exec_start"))?;
+    let (milliseconds, nanoseconds) = line.split_once(':')?.1.trim().split_once('.')?;
+    let nanoseconds: u64 = nanoseconds.parse().ok()?;
+    Some(Duration::from_millis(milliseconds.parse().ok()?) + Duration::from_nanos(nanoseconds))
+}
+
+/// Whether the registers alone tell how to make the call again with the rest of its time.
+fn is_timed(nr: i64) -> bool {
+    matches!(
+        nr,
+        libc::SYS_poll
+            | libc::SYS_epoll_wait
+            | libc::SYS_epoll_pwait
+            | libc::SYS_nanosleep
+            | libc::SYS_clock_nanosleep
+    )
+}
+
+/// Changes the registers of an interrupted call to those of one about to be made.
+pub(crate) fn rewind(regs: &mut libc::user_regs_struct, slept: Option<Slept>, signal: bool) {
+    let (nr, result) = (regs.orig_rax as i64, regs.rax as i64);
+    if nr < 0 {
+        return;
+    }
+    match result {
+        ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => again(regs, nr),
+        ERESTART_RESTARTBLOCK | EINTR if !signal && is_interrupted(nr, result) => {
+            let slept = slept.filter(|slept| slept.nr == nr);
+            with_rest(regs, nr, slept.map_or(Duration::ZERO, |slept| slept.for_how_long));
+        }
+        ERESTART_RESTARTBLOCK => regs.rax = EINTR as u64,
+        _ => {}
+    }
+}
+
+/// Whether this result of this call is one of being stopped. `epoll_wait` says `EINTR`, which it
+/// says for no other reason when no signal waits.
+fn is_interrupted(nr: i64, result: i64) -> bool {
+    match result {
+        ERESTART_RESTARTBLOCK => true,
+        _ => matches!(nr, libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2),
+    }
+}
+
+fn again(regs: &mut libc::user_regs_struct, nr: i64) {
+    regs.rax = nr as u64;
+    regs.rip -= INSTRUCTION_BYTES;
+}
+
+fn with_rest(regs: &mut libc::user_regs_struct, nr: i64, slept: Duration) {
+    let slept_ms = slept.as_millis() as i64;
+    // What is less than no time is for ever, and stays so; a time that has passed is none.
+    let rest = |value: u64| match value as i32 {
+        forever @ ..0 => forever as u64,
+        limit => (i64::from(limit) - slept_ms).max(0) as u64,
+    };
+    match nr {
+        libc::SYS_poll => regs.rdx = rest(regs.rdx),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => regs.r10 = rest(regs.r10),
+        // The kernel has written the rest where the caller wants it.
+        libc::SYS_nanosleep if regs.rsi != 0 => regs.rdi = regs.rsi,
+        libc::SYS_clock_nanosleep if regs.r10 != 0 => regs.rdx = regs.r10,
+        _ => {}
+    }
+    again(regs, nr);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EINTR, ERESTART_RESTARTBLOCK, ERESTARTSYS, Slept, parse_exec_start, rewind};
+    use std::time::Duration;
+
+    fn regs(nr: i64, result: i64) -> libc::user_regs_struct {
+        let mut regs = blank();
+        regs.orig_rax = nr as u64;
+        regs.rax = result as u64;
+        regs.rip = 0x1002;
+        regs.rdx = 5000;
+        regs.r10 = 5000;
+        regs
+    }
+
+    fn blank() -> libc::user_regs_struct {
+        libc::user_regs_struct {
+            r15: 0,
+            r14: 0,
+            r13: 0,
+            r12: 0,
+            rbp: 0,
+            rbx: 0,
+            r11: 0,
+            r10: 0,
+            r9: 0,
+            r8: 0,
+            rax: 0,
+            rcx: 0,
+            rdx: 0,
+            rsi: 0,
+            rdi: 0,
+            orig_rax: 0,
+            rip: 0,
+            cs: 0,
+            eflags: 0,
+            rsp: 0,
+            ss: 0,
+            fs_base: 0,
+            gs_base: 0,
+            ds: 0,
+            es: 0,
+            fs: 0,
+            gs: 0,
+        }
+    }
+
+    fn slept(nr: i64, ms: u64) -> Option<Slept> {
+        Some(Slept { nr, for_how_long: Duration::from_millis(ms) })
+    }
+
+    #[test]
+    fn call_without_a_time_is_made_again() {
+        let mut call = regs(libc::SYS_wait4, ERESTARTSYS);
+        rewind(&mut call, None, false);
+        assert_eq!((call.rip, call.rax), (0x1000, libc::SYS_wait4 as u64));
+    }
+
+    #[test]
+    fn poll_and_epoll_go_on_with_what_was_left() {
+        let mut poll = regs(libc::SYS_poll, ERESTART_RESTARTBLOCK);
+        rewind(&mut poll, slept(libc::SYS_poll, 2000), false);
+        assert_eq!((poll.rip, poll.rdx), (0x1000, 3000));
+        let mut late = regs(libc::SYS_epoll_wait, EINTR);
+        rewind(&mut late, slept(libc::SYS_epoll_wait, 9000), false);
+        assert_eq!((late.rip, late.r10), (0x1000, 0));
+        let mut forever = regs(libc::SYS_epoll_wait, EINTR);
+        forever.r10 = u64::from(u32::MAX);
+        rewind(&mut forever, slept(libc::SYS_epoll_wait, 9000), false);
+        assert_eq!(forever.r10 as i32, -1);
+    }
+
+    #[test]
+    fn sleep_goes_on_with_the_rest_that_the_kernel_wrote() {
+        let mut sleep = regs(libc::SYS_clock_nanosleep, ERESTART_RESTARTBLOCK);
+        rewind(&mut sleep, None, false);
+        assert_eq!((sleep.rip, sleep.rdx), (0x1000, 5000));
+    }
+
+    #[test]
+    fn call_that_a_signal_interrupts_returns() {
+        let mut poll = regs(libc::SYS_poll, ERESTART_RESTARTBLOCK);
+        rewind(&mut poll, slept(libc::SYS_poll, 2000), true);
+        assert_eq!((poll.rip, poll.rax as i64), (0x1002, EINTR));
+        let mut done = regs(libc::SYS_read, 7);
+        rewind(&mut done, None, false);
+        assert_eq!((done.rip, done.rax), (0x1002, 7));
+        let mut none = regs(-1, EINTR);
+        rewind(&mut none, None, false);
+        assert_eq!(none.rip, 0x1002);
+    }
+
+    #[test]
+    fn scheduler_clock_is_read() {
+        let text = "init (1, #threads: 1)\n---\nse.exec_start      :      1234.000567\n";
+        let expected = Duration::from_millis(1234) + Duration::from_nanos(567);
+        assert_eq!(parse_exec_start(text), Some(expected));
+    }
+}
