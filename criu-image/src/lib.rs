@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod directory;
 mod error;
 mod kind;
 mod manifest;
@@ -34,6 +35,7 @@ pub use checkpoint::{
     Body, Checkpoint, DataSpan, FileId, Ghost, OtherImage, PageRun, PageStore, PipeData, Process,
     Remap, Thread, task_state, vma_status,
 };
+pub use directory::{ImageDir, RawImage, damage};
 pub use error::ImageError;
 pub use kind::ImageKind;
 pub use manifest::{

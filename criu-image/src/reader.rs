@@ -9,8 +9,10 @@ use std::path::Path;
 
 use prost::Message;
 
+use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::ImageKind;
+use crate::manifest::BLOCK_BYTES;
 use crate::wire;
 
 /// `IMG_COMMON_MAGIC` of CRIU: begins every image but the inventory and service files.
@@ -57,9 +59,9 @@ pub(crate) struct Image {
 
 impl Image {
     /// Reads the file and checks its head.
-    pub(crate) fn open(dir: &Path, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
+    pub(crate) fn open(dir: &ImageDir, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
-        let path = dir.join(name);
+        let path = dir.path().join(name);
         let len_bytes = file_size(&path, name)?;
         let file = File::open(path).map_err(fail)?;
         if len_bytes > IMAGE_BYTES_MAX {
@@ -72,6 +74,11 @@ impl Image {
         }
         let mut bytes = Vec::with_capacity(len_bytes as usize);
         file.take(len_bytes).read_to_end(&mut bytes).map_err(fail)?;
+        if let Some(sum) = dir.sum(name) {
+            for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                sum.check(name, index, block)?;
+            }
+        }
         let mut image = Self { name: name.to_owned(), bytes, at: 0 };
         image.head(kind)?;
         Ok(image)

@@ -62,25 +62,27 @@ impl ImageWriter {
 mod tests {
     use super::ImageWriter;
     use crate::ImageKind;
+    use crate::directory::ImageDir;
     use crate::reader::Image;
     use crate::record::{FsEntry, PstreeEntry};
 
     #[test]
     fn what_was_written_is_read_again() {
         let dir = tempfile::tempdir().expect("a folder");
+        let images = ImageDir::unverified(dir.path());
         let one = PstreeEntry { pid: 7, ppid: 0, pgid: 7, sid: 7, threads: vec![7, 9] };
         let two = PstreeEntry { pid: 8, ppid: 7, pgid: 7, sid: 7, threads: vec![8] };
         let mut image = ImageWriter::new(ImageKind::Pstree);
         image.push(&one);
         image.push(&two);
         std::fs::write(dir.path().join("pstree.img"), image.into_bytes()).expect("room");
-        let image = Image::open(dir.path(), ImageKind::Pstree, "pstree.img").expect("a head");
+        let image = Image::open(&images, ImageKind::Pstree, "pstree.img").expect("a head");
         let records = image.all::<PstreeEntry>().expect("records");
         assert_eq!(records.into_iter().map(|(_, r)| r).collect::<Vec<_>>(), [one, two]);
         let fs = FsEntry { cwd_id: 1, root_id: 2, umask: Some(0o22) };
         let bytes = ImageWriter::of_one(ImageKind::Fs, &fs);
         std::fs::write(dir.path().join("fs-7.img"), bytes).expect("room");
-        let image = Image::open(dir.path(), ImageKind::Fs, "fs-7.img").expect("a head");
+        let image = Image::open(&images, ImageKind::Fs, "fs-7.img").expect("a head");
         assert_eq!(image.only::<FsEntry>().expect("one record"), fs);
     }
 }

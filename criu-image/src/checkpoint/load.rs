@@ -1,10 +1,11 @@
 //! Reads the files of a directory into records, each image once, none left over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::model::{Checkpoint, DataSpan, FileId, PipeData};
 use super::{attributes, contradiction, files, ghost, memory, other, tree};
+use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::{ImageKind, is_superseded};
 use crate::reader::{Image, Record, file_size};
@@ -12,7 +13,7 @@ use crate::record;
 
 /// The images of a directory, and which of them have been used.
 pub(super) struct Loader {
-    pub(super) dir: PathBuf,
+    pub(super) dir: ImageDir,
     names: BTreeMap<(ImageKind, Option<u64>), Vec<String>>,
     used: BTreeSet<(ImageKind, Option<u64>)>,
     /// Where the record of each open file begins, for messages.
@@ -42,7 +43,12 @@ impl Loader {
                 None => {} // logs, pid files and the like
             }
         }
-        Ok(Self { dir: dir.to_owned(), names, used: BTreeSet::new(), file_at: BTreeMap::new() })
+        Ok(Self {
+            dir: ImageDir::open(dir)?,
+            names,
+            used: BTreeSet::new(),
+            file_at: BTreeMap::new(),
+        })
     }
 
     /// Opens an image that may be absent.
@@ -109,14 +115,15 @@ impl Loader {
         if !self.names.contains_key(&(kind, Some(id))) {
             return Err(ImageError::Missing { file, needed_for: needed_for.to_owned() });
         }
-        file_size(&self.dir.join(&file), &file)
+        file_size(&self.dir.path().join(&file), &file)
     }
 
     pub(super) fn checkpoint(mut self) -> Result<Checkpoint, ImageError> {
         let inventory = self.inventory()?;
         let (fd_tables, open_files) = (BTreeMap::new(), files::load(&mut self)?);
         let mut checkpoint = Checkpoint {
-            dir: self.dir.clone(),
+            dir: self.dir.path().to_owned(),
+            images: self.dir.clone(),
             inventory,
             processes: tree::load(&mut self)?,
             fd_tables,

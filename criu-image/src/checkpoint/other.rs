@@ -2,10 +2,9 @@
 //!
 //! What such images mean is not known here. A restorer refuses each one, or knows why not.
 
-use std::path::Path;
-
 use super::load::Loader;
 use super::model::OtherImage;
+use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::ImageKind;
 use crate::reader::{Image, file_size};
@@ -23,7 +22,7 @@ pub(super) fn collect(loader: &Loader) -> Result<Vec<OtherImage>, ImageError> {
             let (file, reason) = (name.to_owned(), reason.to_owned());
             return Err(ImageError::NoOwner { file, reason });
         }
-        let size_bytes = file_size(&loader.dir.join(name), name)?;
+        let size_bytes = file_size(&loader.dir.path().join(name), name)?;
         let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, name)? };
         others.push(OtherImage { file: name.into(), kind, records, size_bytes });
     }
@@ -45,7 +44,7 @@ fn owned_by(kind: ImageKind) -> Option<&'static str> {
 }
 
 /// Walks an image to its end and counts the records.
-fn records_of(dir: &Path, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
+fn records_of(dir: &ImageDir, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
     let mut image = Image::open(dir, kind, name)?;
     let mut records = 0;
     match kind {

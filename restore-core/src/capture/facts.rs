@@ -24,6 +24,8 @@ pub(crate) struct ThreadFacts {
     pub(crate) tid: i32,
     pub(crate) stat: Stat,
     pub(crate) status: Status,
+    /// Scheduling policy, with the flag that children do not inherit it.
+    pub(crate) policy: u32,
 }
 
 /// An open file, directory or mapped file, held so that it can be looked at again.
@@ -98,7 +100,8 @@ impl Facts {
         for thread in &member.threads {
             let tid = thread.tid();
             let stat = Stat::of_thread(pid, tid)?;
-            threads.push(ThreadFacts { tid, stat, status: Status::of(pid, tid)? });
+            let policy = raw::scheduling_policy(tid).unwrap_or(stat.policy);
+            threads.push(ThreadFacts { tid, stat, status: Status::of(pid, tid)?, policy });
         }
         let vmas = proc::smaps::of(pid)?;
         steps.next("look at mapped files")?;

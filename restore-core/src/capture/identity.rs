@@ -27,8 +27,8 @@ const NAMESPACES: [(&str, &str); 8] = [
 ];
 /// Ids of the dumper's own objects; those of the tree come after.
 const OWN_ID: u32 = 1;
-/// Code segment of a thread in 32-bit mode (asm/segment.h).
-const COMPAT_CS: u64 = 0x23;
+/// `SCHED_DEADLINE` (linux/sched.h).
+const SCHED_DEADLINE: u32 = 6;
 
 /// Ids of the dumper's namespaces, which are the tree's too.
 pub(crate) fn own() -> TaskKobjIdsEntry {
@@ -61,9 +61,9 @@ pub(crate) fn of(place: usize) -> TaskKobjIdsEntry {
 /// Everything of these kinds that cannot be captured.
 pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refusal>, DumpError> {
     let mut refusals = Vec::new();
-    for facts in facts {
-        namespaces(facts, &mut refusals)?;
-        threads(facts, &mut refusals)?;
+    for one in facts {
+        namespaces(one, &facts[0], &mut refusals)?;
+        threads(one, &mut refusals)?;
     }
     shared(facts, &mut refusals)?;
     if !options.ignore_cgroups {
@@ -82,12 +82,19 @@ fn link(pid: i32, name: &str) -> Result<Vec<u8>, DumpError> {
     }
 }
 
-fn namespaces(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
+fn namespaces(facts: &Facts, root: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
     let (pid, own) = (facts.pid, std::process::id() as i32);
     let children = [("time_for_children", "time"), ("pid_for_children", "pid")];
     for (entry, name) in NAMESPACES.into_iter().chain(children) {
+        // A restore by criu gives a tree clocks of its own: they may differ from ours, and are
+        // saved, but all of the tree must have the same.
+        let with = if name == "time" {
+            (root.pid, "ns/time".to_owned())
+        } else {
+            (own, format!("ns/{entry}"))
+        };
         let entry = format!("ns/{entry}");
-        if link(pid, &entry)? != link(own, &entry)? {
+        if link(pid, &entry)? != link(with.0, &with.1)? {
             let refusal = Refusal::new(format!("{name} namespace of its own"), entry, pid as u32);
             refusals.push(refusal.with_help("dump it from inside, or with criu"));
         }
@@ -106,6 +113,10 @@ fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> 
         if status.seccomp != 0 {
             refuse(format!("seccomp mode {}", status.seccomp), thread.tid, "dump it with criu");
         }
+        if thread.stat.policy == SCHED_DEADLINE {
+            let help = "give it another scheduling policy";
+            refuse("deadline scheduling".to_owned(), thread.tid, help);
+        }
         if thread.tid != pid {
             for (what, name) in [(Shared::Files, "descriptor table"), (Shared::Places, "root")] {
                 let order = raw::kcmp(what, (pid, 0), (thread.tid, 0))
@@ -118,13 +129,6 @@ fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> 
         }
     }
     Ok(())
-}
-
-/// Refuses threads that do not run 64-bit code.
-pub(crate) fn refuse_compat(pid: i32, tid: i32, cs: u64, refusals: &mut Vec<Refusal>) {
-    if cs == COMPAT_CS {
-        refusals.push(Refusal::new("32-bit thread", format!("thread {tid}"), pid as u32));
-    }
 }
 
 /// Kernel objects that processes share as `clone` can make them share.

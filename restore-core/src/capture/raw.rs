@@ -229,3 +229,28 @@ pub(crate) fn socket_domain(fd: &OwnedFd) -> Result<i32, Errno> {
     };
     Errno::result(ret).map(|_| domain)
 }
+
+/// Whether a descriptor of a process is the file that its epoll instance watches under a number;
+/// `nth` counts the watches of the same number, in the order of `/proc`.
+pub(crate) fn is_watched(
+    pid: i32,
+    fd: i32,
+    (epoll_fd, number, nth): (i32, u32, u32),
+) -> Result<bool, Errno> {
+    /// `KCMP_EPOLL_TFD` (linux/kcmp.h, Linux 4.13).
+    const KCMP_EPOLL_TFD: i32 = 7;
+    let slot = [epoll_fd as u32, number, nth];
+    // SAFETY: the call reads `struct kcmp_epoll_slot`, three 32-bit words, at `slot`, which
+    // outlives it.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, fd as u64, slot.as_ptr())
+    };
+    if ret < 0 { Err(Errno::last()) } else { Ok(ret == 0) }
+}
+
+/// Scheduling policy of a thread, with `SCHED_RESET_ON_FORK`.
+pub(crate) fn scheduling_policy(tid: i32) -> Result<u32, Errno> {
+    // SAFETY: sched_getscheduler takes one integer.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, tid) };
+    Errno::result(policy).map(|policy| policy as u32)
+}

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::proc::{self, stat::Stat};
 use super::steps::Steps;
-use super::task::restart::{self, Slept};
+use super::task::{self, restart, restart::Slept};
 use super::{DumpError, Leave};
 use crate::remote::freeze::FreezeError;
 use crate::remote::tracee::Tracee;
@@ -139,7 +139,11 @@ impl Tree {
     pub(crate) fn release(&mut self) -> Result<(), FreezeError> {
         let mut result = Ok(());
         for member in self.members.iter_mut().rev() {
+            let slept = std::mem::take(&mut member.slept);
             for mut thread in member.threads.drain(..).rev() {
+                if thread.is_settled() {
+                    resume_call(&mut thread, &slept);
+                }
                 let put_back = thread.put_back();
                 let released = put_back.and(thread.release());
                 result = result.and(released);
@@ -176,6 +180,22 @@ impl Tree {
             }
         }
         Ok(())
+    }
+}
+
+/// The kernel restarts most calls that our stop has interrupted. Some it ends with `EINTR`, as if a
+/// signal had come: those are made again.
+fn resume_call(thread: &mut Tracee, slept: &BTreeMap<i32, Slept>) {
+    let mut regs = *thread.registers();
+    if !restart::ended_by_stop(&regs) {
+        return;
+    }
+    let pending = |shared| thread.pending_signals(shared).unwrap_or_default();
+    let mask = thread.signal_mask();
+    let due = task::is_due(&pending(false), mask) || task::is_due(&pending(true), mask);
+    if !due {
+        restart::rewind(&mut regs, slept.get(&thread.tid()).copied(), false);
+        thread.go_on_with(regs);
     }
 }
 

@@ -20,10 +20,12 @@ use super::staging::Staging;
 use super::steps::Steps;
 use super::task::{self, CGROUP_SET, Machine};
 use super::tree::{Member, Tree};
-use super::{DumpError, DumpEvent, DumpOptions, identity};
+use super::{DumpError, DumpEvent, DumpOptions, identity, proc};
+use crate::refusal::Refusal;
 
 /// `CRTOOLS_IMAGES_V1_1` of CRIU 4.2.
 const IMAGE_VERSION: u32 = 2;
+const NSEC_PER_SEC: i64 = 1_000_000_000;
 
 /// When the dump began, and how long the tree took to stop.
 #[derive(Clone, Copy, Debug)]
@@ -58,26 +60,14 @@ pub(crate) fn all(
     let facts = spread(options, &members, |member| Facts::of(member, steps))?;
     let mut files = FileTable::new(options);
     let described = describe(&facts, &mut files)?;
-    let mut refusals = identity::refuse(&facts, options)?;
-    for member in &tree.members {
-        for thread in &member.threads {
-            let cs = thread.registers().cs;
-            identity::refuse_compat(member.pid, thread.tid(), cs, &mut refusals);
-        }
-    }
-    refusals.extend(
-        facts
-            .iter()
-            .flat_map(|facts| facts.vmas.iter().filter_map(|vma| memory::refuse(facts.pid, vma))),
-    );
-    refusals.append(&mut files.refusals);
+    let live = tree.members.iter_mut().filter(|member| !member.is_zombie());
+    let machines: Vec<Vec<Machine>> =
+        live.map(|member| task::machines(member, steps)).collect::<Result<_, _>>()?;
+    let refusals = refusals(options, tree, &facts, &machines, &mut files)?;
     if !refusals.is_empty() {
         return Err(DumpError::Refused(refusals));
     }
     observe(DumpEvent::Read);
-    let live = tree.members.iter_mut().filter(|member| !member.is_zombie());
-    let machines: Vec<Vec<Machine>> =
-        live.map(|member| task::machines(member, steps)).collect::<Result<_, _>>()?;
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
     let live: Vec<usize> = (0..facts.len()).collect();
@@ -89,6 +79,28 @@ pub(crate) fn all(
     whole(tree, staging, steps)?;
     statistics(&counts, shared, times, staging)?;
     Ok(links)
+}
+
+/// Everything that stands against the dump. Up to here nothing was changed.
+fn refusals(
+    options: &DumpOptions,
+    tree: &Tree,
+    facts: &[Facts],
+    machines: &[Vec<Machine>],
+    files: &mut FileTable<'_>,
+) -> Result<Vec<Refusal>, DumpError> {
+    let mut refusals = identity::refuse(facts, options)?;
+    let live = tree.members.iter().filter(|member| !member.is_zombie());
+    for (member, machines) in live.zip(machines) {
+        for (thread, machine) in member.threads.iter().zip(machines) {
+            refusals.extend(machine.refuse(member.pid, thread.tid()));
+        }
+    }
+    refusals.extend(
+        facts.iter().flat_map(|f| f.vmas.iter().filter_map(|vma| memory::refuse(f.pid, vma))),
+    );
+    refusals.append(&mut files.refusals);
+    Ok(refusals)
 }
 
 /// A restore gives the tree a session of its own, or that of the restorer.
@@ -220,7 +232,7 @@ fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError>
     staging.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
     let seccomp = ImageWriter::of_one(ImageKind::Seccomp, &SeccompEntry::default());
     staging.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
-    let timens = ImageWriter::of_one(ImageKind::Timens, &timens());
+    let timens = ImageWriter::of_one(ImageKind::Timens, &timens(tree.members[0].pid));
     staging.put(&ImageKind::Timens.file_name(0), &timens)?;
     let inventory = InventoryEntry {
         img_version: IMAGE_VERSION,
@@ -238,16 +250,41 @@ fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError>
     staging.put(&ImageKind::Inventory.file_name(0), &inventory)
 }
 
-/// The clocks of the host's own time namespace, as upstream keeps them.
-fn timens() -> TimensEntry {
-    let now = |clock| {
-        let time = nix::time::clock_gettime(clock);
-        let (tv_sec, tv_nsec) = time.map_or((0, 0), |time| (time.tv_sec(), time.tv_nsec()));
-        Timespec { tv_sec: tv_sec as u64, tv_nsec: tv_nsec as u64 }
+/// The clocks as the tree sees them, from which a restore by criu goes on.
+fn timens(root: i32) -> TimensEntry {
+    let own = offsets(std::process::id() as i32);
+    let theirs = offsets(root);
+    let now = |clock, index: usize| {
+        let time = nix::time::clock_gettime(clock).map_or(0, |time| nanoseconds(&time));
+        let time = time + theirs[index] - own[index];
+        Timespec {
+            tv_sec: time.div_euclid(NSEC_PER_SEC) as u64,
+            tv_nsec: time.rem_euclid(NSEC_PER_SEC) as u64,
+        }
     };
-    let [monotonic, boottime] =
-        [nix::time::ClockId::CLOCK_MONOTONIC, nix::time::ClockId::CLOCK_BOOTTIME].map(now);
-    TimensEntry { monotonic, boottime }
+    TimensEntry {
+        monotonic: now(nix::time::ClockId::CLOCK_MONOTONIC, 0),
+        boottime: now(nix::time::ClockId::CLOCK_BOOTTIME, 1),
+    }
+}
+
+fn nanoseconds(time: &nix::sys::time::TimeSpec) -> i64 {
+    time.tv_sec() * NSEC_PER_SEC + time.tv_nsec()
+}
+
+/// Offsets of the monotonic and the boot-time clock of a process's time namespace, in nanoseconds.
+fn offsets(pid: i32) -> [i64; 2] {
+    let text = proc::read(pid, "timens_offsets").unwrap_or_default();
+    parse_offsets(&String::from_utf8_lossy(&text))
+}
+
+fn parse_offsets(text: &str) -> [i64; 2] {
+    let of = |clock: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(clock)).unwrap_or_default();
+        let mut words = line.split_whitespace().filter_map(|word| word.parse::<i64>().ok());
+        words.next().unwrap_or(0) * NSEC_PER_SEC + words.next().unwrap_or(0)
+    };
+    [of("monotonic"), of("boottime")]
 }
 
 /// A new identity for each dump, of the kernel's making.
@@ -282,4 +319,16 @@ fn statistics(
     let entry = StatsEntry { dump: Some(dump), restore: None };
     let bytes = ImageWriter::of_one(ImageKind::StatsDump, &entry);
     staging.put(&ImageKind::StatsDump.file_name(0), &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_offsets;
+
+    #[test]
+    fn offsets_of_a_time_namespace_are_read() {
+        let text = "monotonic           -5       500000000\nboottime             7         0\n";
+        assert_eq!(parse_offsets(text), [-4_500_000_000, 7_000_000_000]);
+        assert_eq!(parse_offsets(""), [0, 0]);
+    }
 }

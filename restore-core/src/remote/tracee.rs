@@ -280,8 +280,20 @@ impl Tracee {
         Ok(())
     }
 
-    /// Gives the stopped task back the state that it was found in.
+    /// Has the task go on with other registers than it was found with.
+    pub(crate) fn go_on_with(&mut self, regs: libc::user_regs_struct) {
+        if let Some(found) = &mut self.found {
+            found.0 = regs;
+            self.changed = true;
+        }
+    }
+
+    /// Gives the stopped task back the state that it was found in. One that has gone needs none.
     pub(crate) fn put_back(&mut self) -> Result<(), FreezeError> {
+        self.try_put_back().or_else(gone)
+    }
+
+    fn try_put_back(&mut self) -> Result<(), FreezeError> {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
@@ -295,9 +307,10 @@ impl Tracee {
         self.set_mask(mask)
     }
 
-    /// Lets the stopped task go. The kernel looks again whether a call is to be restarted.
+    /// Lets the stopped task go, unless it has gone by itself. The kernel looks again whether a
+    /// call is to be restarted.
     pub(crate) fn release(self) -> Result<(), FreezeError> {
-        request("detach", libc::PTRACE_DETACH, self.tid, 0, 0)?;
+        request("detach", libc::PTRACE_DETACH, self.tid, 0, 0).or_else(gone)?;
         if let Some(signal) = self.stop_signal {
             let signal = nix::sys::signal::Signal::try_from(signal).ok();
             // It has gone if this fails; then nothing is to be stopped.
@@ -326,7 +339,7 @@ impl Tracee {
     }
 }
 
-/// A task that is no more needs nothing more.
+/// A task that is no more, or runs because it is being killed, needs nothing more.
 fn gone(error: FreezeError) -> Result<(), FreezeError> {
     match error {
         FreezeError::Refused { errno: Errno::ESRCH | Errno::ECHILD, .. } => Ok(()),

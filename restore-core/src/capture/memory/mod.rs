@@ -182,12 +182,13 @@ pub(crate) fn mm(
     }
 }
 
-/// Whether a mapping's own pages are saved with its process.
+/// Whether a mapping's own pages are saved with its process. Droppable ones may go at any time, and
+/// do so here, as upstream has it.
 pub(crate) fn is_saved(vma: &Vma) -> bool {
     if vma.name == b"[vdso]" {
         return true;
     }
-    special(vma).is_none() && !vma.shared
+    special(vma).is_none() && !vma.shared && !vma.has(b"dp")
 }
 
 /// Whether a private mapping shows a file where it has no page of its own.

@@ -78,10 +78,12 @@ fn scan(pid: i32, range: (u64, u64), wanted: Wanted) -> Result<Vec<PageRegion>, 
         let (count, walked) = raw::scan_pages(&pagemap, (at, end), wanted, &mut regions)
             .map_err(|errno| DumpError::Os { what: "scan the pages", pid, errno })?;
         found.extend(&regions[..count]);
-        if walked <= at {
+        // Where the list was full, the kernel may say an earlier end than that of its last entry.
+        let next = regions[..count].last().map_or(walked, |last| last.end.max(walked));
+        if next <= at {
             break;
         }
-        at = walked;
+        at = next;
     }
     Ok(found)
 }

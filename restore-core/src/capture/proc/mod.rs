@@ -93,10 +93,14 @@ pub(crate) struct Timer {
     pub(crate) clock: u32,
 }
 
-/// The POSIX timers of a process.
+/// The POSIX timers of a process in the order in which they were made: the kernel lists the
+/// latest first.
 pub(crate) fn timers(pid: i32) -> Result<Vec<Timer>, DumpError> {
     let text = read(pid, "timers")?;
-    parse_timers(&String::from_utf8_lossy(&text)).ok_or_else(|| unexpected(pid, "timers"))
+    let timers = parse_timers(&String::from_utf8_lossy(&text));
+    let mut timers = timers.ok_or_else(|| unexpected(pid, "timers"))?;
+    timers.reverse();
+    Ok(timers)
 }
 
 fn parse_timers(text: &str) -> Option<Vec<Timer>> {

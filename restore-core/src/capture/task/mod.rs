@@ -19,12 +19,16 @@ use super::memory::word_at;
 use super::proc::Timer;
 use super::steps::Steps;
 use super::tree::Member;
+use crate::refusal::Refusal;
 use crate::remote::tracee::{Rseq, Tracee};
 use criu_image::record::UserX86FpregsEntry;
 use criu_image::task_state;
 
 /// Set of control groups that every task is in: the dumper's own.
 pub(crate) const CGROUP_SET: u32 = 1;
+/// Code segment of a thread in 32-bit mode (asm/segment.h).
+const COMPAT_CS: u64 = 0x23;
+const TRAP: u8 = libc::SIGTRAP as u8;
 /// First of the three thread-local segments of the GDT, as upstream numbers them.
 const TLS_FIRST: u32 = 12;
 const TLS_SEGMENTS: u32 = 3;
@@ -45,11 +49,30 @@ pub(crate) struct Machine {
     slept: Option<Slept>,
 }
 
+impl Machine {
+    /// Why the thread cannot be captured, if it cannot.
+    pub(crate) fn refuse(&self, pid: i32, tid: i32) -> Option<Refusal> {
+        let what = if self.regs.cs == COMPAT_CS {
+            "32-bit thread"
+        } else if self.pending.iter().chain(&self.shared_pending).any(|info| is(info, TRAP)) {
+            "pending SIGTRAP, which a restore by criu would take for one of its own"
+        } else {
+            return None;
+        };
+        Some(Refusal::new(what, format!("thread {tid}"), pid as u32))
+    }
+}
+
+fn is(info: &[u8], signal: u8) -> bool {
+    info.first() == Some(&signal)
+}
+
 /// Reads the state of every thread of a process while it is as it was found.
 pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine>, DumpError> {
     let pid = member.pid;
     let slept = member.slept.clone();
     let mut machines = Vec::new();
+    let mut stops = false;
     for (index, thread) in member.threads.iter_mut().enumerate() {
         steps.next("read the registers of a thread")?;
         let rseq = thread.rseq()?;
@@ -70,12 +93,24 @@ pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine
             fpregs,
             rseq,
             rseq_section,
-            pending: thread.pending_signals(false)?,
-            shared_pending: shared(index, thread)?,
+            pending: without_stop(thread.pending_signals(false)?, &mut stops),
+            shared_pending: without_stop(shared(index, thread)?, &mut stops),
             slept: slept.get(&tid).copied(),
         });
     }
+    if stops {
+        member.stopped_by = member.stopped_by.or(Some(libc::SIGSTOP));
+    }
     Ok(machines)
+}
+
+/// SIGSTOP is no signal to be queued again, since nothing blocks it: it is a state, which the
+/// process is in or about to enter.
+fn without_stop(mut pending: Vec<Vec<u8>>, stops: &mut bool) -> Vec<Vec<u8>> {
+    let before = pending.len();
+    pending.retain(|info| !is(info, libc::SIGSTOP as u8));
+    *stops |= pending.len() != before;
+    pending
 }
 
 fn shared(index: usize, thread: &Tracee) -> Result<Vec<Vec<u8>>, DumpError> {
@@ -191,7 +226,7 @@ fn thread_entry(
         futex_rla: machine_robust(thread.tid).0,
         futex_rla_len: machine_robust(thread.tid).1,
         sched_nice: Some(stat.nice),
-        sched_policy: Some(stat.policy),
+        sched_policy: Some(thread.policy),
         sched_prio: Some(stat.rt_priority).filter(|&priority| priority != 0),
         blk_sigset: Some(machine.mask),
         sas: Some(ThreadSasEntry { ss_sp, ss_size, ss_flags }),
@@ -260,7 +295,7 @@ fn creds(thread: &ThreadFacts, asked: &AskedThread) -> CredsEntry {
 }
 
 /// Whether one of these signals would be delivered to a thread with this mask.
-fn is_due(pending: &[Vec<u8>], mask: u64) -> bool {
+pub(crate) fn is_due(pending: &[Vec<u8>], mask: u64) -> bool {
     let number = |info: &Vec<u8>| info.first().copied().unwrap_or(0);
     let due = |signal: u8| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 0;
     pending.iter().map(number).any(due)

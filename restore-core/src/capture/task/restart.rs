@@ -79,13 +79,29 @@ pub(crate) fn rewind(regs: &mut libc::user_regs_struct, slept: Option<Slept>, si
     }
 }
 
-/// Whether this result of this call is one of being stopped. `epoll_wait` says `EINTR`, which it
-/// says for no other reason when no signal waits.
+/// Whether this result of this call is one of being stopped.
 fn is_interrupted(nr: i64, result: i64) -> bool {
-    match result {
-        ERESTART_RESTARTBLOCK => true,
-        _ => matches!(nr, libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2),
-    }
+    result == ERESTART_RESTARTBLOCK || is_ended(nr)
+}
+
+/// Calls that the kernel does not restart after a stop, though no signal has come (signal(7)).
+fn is_ended(nr: i64) -> bool {
+    matches!(
+        nr,
+        libc::SYS_epoll_wait
+            | libc::SYS_epoll_pwait
+            | libc::SYS_epoll_pwait2
+            | libc::SYS_rt_sigtimedwait
+            | libc::SYS_semop
+            | libc::SYS_semtimedop
+            | libc::SYS_io_getevents
+    )
+}
+
+/// Whether a stopped thread was in a call that the kernel has ended because of the stop. When no
+/// signal waits, these calls say `EINTR` for no other reason.
+pub(crate) fn ended_by_stop(regs: &libc::user_regs_struct) -> bool {
+    regs.rax as i64 == EINTR && is_ended(regs.orig_rax as i64)
 }
 
 fn again(regs: &mut libc::user_regs_struct, nr: i64) {
