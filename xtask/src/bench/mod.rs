@@ -4,7 +4,9 @@
 //! first changes from pair to pair. The first pair warms up and is not counted.
 
 mod child;
+mod dump;
 mod restore;
+mod tree;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,8 +28,18 @@ const INSIDE: &str = "XTASK_BENCH_INSIDE";
 struct Options {
     runs: usize,
     case: Option<String>,
+    /// What is measured.
+    what: What,
+    /// Whether a dump goes to the disk.
+    on_disk: bool,
     /// A program that stands in for ours.
     thaw: Option<std::path::PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Dump,
+    Restore,
 }
 
 /// All counted pairs of a case: upstream's run, our run.
@@ -36,7 +48,7 @@ struct Comparison {
     pairs: Vec<(Run, Run)>,
 }
 
-/// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`.
+/// `bench dump|restore [--runs N] [--case NAME] [--thaw PROGRAM] [--on-disk]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
@@ -48,33 +60,39 @@ pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
         return command::run(&mut inside);
     }
     let options = parse(parser).map_err(|error| error.to_string())?;
-    let comparisons = restore::compare(&options)?;
+    let (name, comparisons) = match options.what {
+        What::Dump => ("dump", dump::compare(&options)?),
+        What::Restore => ("restore", restore::compare(&options)?),
+    };
     print!("{}", table(&comparisons));
     let folder = command::root().join("target/bench");
     // A figure that is not ours must not be taken for one.
-    let name = if options.thaw.is_some() { "stand-in" } else { "restore" };
+    let name = if options.thaw.is_some() { "stand-in" } else { name };
     write(&folder, name, &json(&comparisons))
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options { runs: RUNS, case: None, thaw: None };
+    let (mut runs, mut case, mut thaw, mut on_disk) = (RUNS, None, None, false);
     let mut what = None;
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("runs") => options.runs = parser.value()?.parse()?,
-            Long("case") => options.case = Some(parser.value()?.string()?),
-            Long("thaw") => options.thaw = Some(parser.value()?.into()),
+            Long("runs") => runs = parser.value()?.parse()?,
+            Long("case") => case = Some(parser.value()?.string()?),
+            Long("on-disk") => on_disk = true,
+            Long("thaw") => thaw = Some(parser.value()?.into()),
             Value(name) if what.is_none() => what = Some(name),
             other => return Err(other.unexpected()),
         }
     }
-    if what.as_deref() != Some("restore".as_ref()) {
-        return Err("bench what? (restore)".into());
-    }
-    if options.runs == 0 {
+    let what = match what.as_ref().and_then(|what| what.to_str()) {
+        Some("dump") => What::Dump,
+        Some("restore") => What::Restore,
+        _ => return Err("bench what? (dump, restore)".into()),
+    };
+    if runs == 0 {
         return Err("--runs must be at least 1".into());
     }
-    Ok(options)
+    Ok(Options { runs, case, what, on_disk, thaw })
 }
 
 /// Runs both sides alternately; each closure sets up, measures and cleans up one run.
@@ -141,7 +159,7 @@ impl Comparison {
 
 fn table(comparisons: &[Comparison]) -> String {
     let mut text = format!(
-        "{:8} {:>4}  {:^23}  {:^23}  {:^17}  {:^15}\n{:8} {:4}  {:^23}  {:^23}  {:^17}  {:^15}\n",
+        "{:10} {:>4}  {:^23}  {:^23}  {:^17}  {:^15}\n{:10} {:4}  {:^23}  {:^23}  {:^17}  {:^15}\n",
         "case",
         "runs",
         "criu ms",
@@ -162,7 +180,7 @@ fn table(comparisons: &[Comparison]) -> String {
         let ratio = comparison.ratio();
         let _ = writeln!(
             text,
-            "{:8} {:4}  {:>23}  {:>23}  {:>17}  {:>15}",
+            "{:10} {:4}  {:>23}  {:>23}  {:>17}  {:>15}",
             comparison.case,
             comparison.pairs.len(),
             times(comparison.times(|pair| pair.0)),
