@@ -187,14 +187,17 @@ impl Tree {
 /// signal had come: those are made again.
 fn resume_call(thread: &mut Tracee, slept: &BTreeMap<i32, Slept>) {
     let mut regs = *thread.registers();
-    if !restart::ended_by_stop(&regs) {
+    // A time given by a pointer could be set right in images only: `EINTR` is what it is, then.
+    if !restart::ended_by_stop(&regs) || restart::points_to_time(&regs) {
         return;
     }
     let pending = |shared| thread.pending_signals(shared).unwrap_or_default();
     let mask = thread.signal_mask();
     let due = task::is_due(&pending(false), mask) || task::is_due(&pending(true), mask);
     if !due {
-        restart::rewind(&mut regs, slept.get(&thread.tid()).copied(), false);
+        let slept = slept.get(&thread.tid()).copied();
+        let known = restart::Known { slept, signal: false, word: &|_| None };
+        restart::rewind(&mut regs, &known);
         thread.go_on_with(regs);
     }
 }

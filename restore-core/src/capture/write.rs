@@ -18,6 +18,7 @@ use super::files::{FileTable, Links};
 use super::memory::{self, Source, pages, pages::Counts};
 use super::staging::Staging;
 use super::steps::Steps;
+use super::task::restart::Patch;
 use super::task::{self, CGROUP_SET, Machine};
 use super::tree::{Member, Tree};
 use super::{DumpError, DumpEvent, DumpOptions, identity, proc};
@@ -71,8 +72,10 @@ pub(crate) fn all(
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
     let live: Vec<usize> = (0..facts.len()).collect();
-    let counts =
-        spread(options, &live, |&at| pages::save(&facts[at], staging, at as u32 + 1, steps))?;
+    let counts = spread(options, &live, |&at| {
+        let patches: Vec<Patch> = machines[at].iter().filter_map(Machine::patch).collect();
+        pages::save(&facts[at], &patches, staging, at as u32 + 1, steps)
+    })?;
     processes(tree, &facts, &described, &machines, &asked, staging, steps)?;
     let mut next_pages_id = facts.len() as u32 + 1;
     let (links, shared) = files.write(staging, &mut next_pages_id, steps)?;

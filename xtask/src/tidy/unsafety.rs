@@ -7,6 +7,7 @@ use super::{File, Findings, at};
 
 /// The only files that may hold unsafe code.
 const UNSAFE_FILES: &[&str] = &[
+    "restore-cli/examples/blocked.rs",
     "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
     "restore-core/src/capture/keeper.rs",

@@ -16,6 +16,7 @@ use super::super::proc::smaps::Vma;
 use super::super::raw::{self, PageRegion, Wanted};
 use super::super::staging::{Staged, Staging};
 use super::super::steps::Steps;
+use super::super::task::restart::Patch;
 use super::super::{DumpError, proc};
 use super::{is_saved, shows_file};
 
@@ -247,13 +248,15 @@ fn is_zero(page: &[u8]) -> bool {
 /// Saves the private memory of one process.
 pub(crate) fn save(
     facts: &Facts,
+    patches: &[Patch],
     staging: &Staging,
     pages_id: u32,
     steps: &Steps,
 ) -> Result<Counts, DumpError> {
     let pid = facts.pid;
     steps.next("find the pages of a process")?;
-    let runs = runs(facts)?;
+    let mut runs = runs(facts)?;
+    patches.iter().for_each(|patch| cover(&mut runs, patch.address));
     steps.next("create a pages image")?;
     let mut writer = PageWriter::new(staging, ImageKind::Pagemap, pid as u64, pages_id)?;
     let mut buffer = vec![0; BLOCK_BYTES];
@@ -268,19 +271,30 @@ pub(crate) fn save(
             at = piece.end;
             batch.push(piece);
             if len_bytes == BLOCK_BYTES as u64 || batch.len() == RANGES_MAX {
-                copy(pid, &mut batch, &mut buffer, &mut writer, steps)?;
+                copy(pid, &mut batch, patches, &mut buffer, &mut writer, steps)?;
                 len_bytes = 0;
             }
         }
     }
-    copy(pid, &mut batch, &mut buffer, &mut writer, steps)?;
+    copy(pid, &mut batch, patches, &mut buffer, &mut writer, steps)?;
     writer.finish()
+}
+
+/// Makes sure that the page of an address is saved, though it may never have been touched.
+fn cover(runs: &mut Vec<Run>, address: u64) {
+    let start = address / PAGE_BYTES * PAGE_BYTES;
+    let at = runs.partition_point(|run| run.end <= start);
+    if runs.get(at).is_none_or(|run| run.start > start) {
+        let end = start + PAGE_BYTES;
+        runs.insert(at, Run { start, end, zeros_out: true, by_force: false });
+    }
 }
 
 /// Reads what is in the batch, and writes it.
 fn copy(
     pid: i32,
     batch: &mut Vec<Run>,
+    patches: &[Patch],
     buffer: &mut [u8],
     writer: &mut PageWriter<'_>,
     steps: &Steps,
@@ -293,6 +307,11 @@ fn copy(
     let mut at = 0;
     for run in batch.drain(..) {
         let len = (run.end - run.start) as usize;
+        let here = |patch: &&Patch| (run.start..run.end).contains(&patch.address);
+        for patch in patches.iter().filter(here) {
+            let within = at + (patch.address - run.start) as usize;
+            buffer[within..within + patch.bytes.len()].copy_from_slice(&patch.bytes);
+        }
         writer.add(run.start, &buffer[at..at + len], run.zeros_out)?;
         at += len;
     }

@@ -10,8 +10,6 @@ use criu_image::record::{
     core_entry::March,
 };
 
-use restart::Slept;
-
 use super::DumpError;
 use super::ask::{Asked, AskedThread};
 use super::facts::{Facts, ThreadFacts};
@@ -38,7 +36,10 @@ const RSEQ_SECTION_BYTES: u64 = 8;
 /// What ptrace says of a stopped thread, in the form of the images.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    /// As they will be in the images: those of a thread that is in no call.
     regs: libc::user_regs_struct,
+    /// What they need in its memory.
+    patch: Option<restart::Patch>,
     mask: u64,
     fpregs: UserX86FpregsEntry,
     rseq: Rseq,
@@ -46,10 +47,14 @@ pub(crate) struct Machine {
     pending: Vec<Vec<u8>>,
     /// Pending signals of the process; only of the leader.
     shared_pending: Vec<Vec<u8>>,
-    slept: Option<Slept>,
 }
 
 impl Machine {
+    /// Bytes that its registers need in its memory.
+    pub(crate) fn patch(&self) -> Option<restart::Patch> {
+        self.patch
+    }
+
     /// Why the thread cannot be captured, if it cannot.
     pub(crate) fn refuse(&self, pid: i32, tid: i32) -> Option<Refusal> {
         let what = if self.regs.cs == COMPAT_CS {
@@ -70,7 +75,6 @@ fn is(info: &[u8], signal: u8) -> bool {
 /// Reads the state of every thread of a process while it is as it was found.
 pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine>, DumpError> {
     let pid = member.pid;
-    let slept = member.slept.clone();
     let mut machines = Vec::new();
     let mut stops = false;
     for (index, thread) in member.threads.iter_mut().enumerate() {
@@ -89,19 +93,33 @@ pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine
             .map_err(|components| DumpError::Xstate { tid, components })?;
         machines.push(Machine {
             regs: *thread.registers(),
+            patch: None,
             mask: thread.signal_mask(),
             fpregs,
             rseq,
             rseq_section,
             pending: without_stop(thread.pending_signals(false)?, &mut stops),
             shared_pending: without_stop(shared(index, thread)?, &mut stops),
-            slept: slept.get(&tid).copied(),
         });
     }
+    rewind_calls(pid, member, &mut machines);
     if stops {
         member.stopped_by = member.stopped_by.or(Some(libc::SIGSTOP));
     }
     Ok(machines)
+}
+
+/// Turns interrupted calls into calls that are about to be made.
+fn rewind_calls(pid: i32, member: &Member, machines: &mut [Machine]) {
+    let shared = machines[0].shared_pending.clone();
+    for (thread, machine) in member.threads.iter().zip(machines) {
+        let known = restart::Known {
+            slept: member.slept.get(&thread.tid()).copied(),
+            signal: is_due(&machine.pending, machine.mask) || is_due(&shared, machine.mask),
+            word: &|address| word_at(pid, address),
+        };
+        machine.patch = restart::rewind(&mut machine.regs, &known);
+    }
 }
 
 /// SIGSTOP is no signal to be queued again, since nothing blocks it: it is a state, which the
@@ -124,12 +142,9 @@ pub(crate) fn entries(
     machines: &[Machine],
     asked: &Asked,
 ) -> Vec<(i32, CoreEntry)> {
-    let shared = &machines[0].shared_pending;
     let threads = facts.threads.iter().zip(machines).zip(&asked.threads);
     let mut entries: Vec<(i32, CoreEntry)> = threads
-        .map(|((thread, machine), asked)| {
-            (thread.tid, thread_entry(thread, machine, asked, shared))
-        })
+        .map(|((thread, machine), asked)| (thread.tid, thread_entry(thread, machine, asked)))
         .collect();
     let leader = &mut entries[0].1;
     leader.tc = Some(task(member, facts, &machines[0], asked));
@@ -213,12 +228,7 @@ fn queue(pending: &[Vec<u8>]) -> SignalQueueEntry {
     SignalQueueEntry { signals: pending.iter().map(entry).collect() }
 }
 
-fn thread_entry(
-    thread: &ThreadFacts,
-    machine: &Machine,
-    asked: &AskedThread,
-    shared: &[Vec<u8>],
-) -> CoreEntry {
+fn thread_entry(thread: &ThreadFacts, machine: &Machine, asked: &AskedThread) -> CoreEntry {
     let (ss_sp, ss_flags, ss_size) = asked.stack;
     let rseq = machine.rseq;
     let stat = &thread.stat;
@@ -251,7 +261,7 @@ fn thread_entry(
     };
     let info = ThreadInfoX86 {
         clear_tid_addr: asked.tid_address,
-        gpregs: registers(machine, shared),
+        gpregs: registers(machine),
         fpregs: machine.fpregs.clone(),
         tls: (0..TLS_SEGMENTS).map(segment).collect(),
     };
@@ -301,10 +311,8 @@ pub(crate) fn is_due(pending: &[Vec<u8>], mask: u64) -> bool {
     pending.iter().map(number).any(due)
 }
 
-fn registers(machine: &Machine, shared: &[Vec<u8>]) -> UserX86RegsEntry {
-    let mut regs = machine.regs;
-    let signal = is_due(&machine.pending, machine.mask) || is_due(shared, machine.mask);
-    restart::rewind(&mut regs, machine.slept, signal);
+fn registers(machine: &Machine) -> UserX86RegsEntry {
+    let regs = machine.regs;
     UserX86RegsEntry {
         r15: regs.r15,
         r14: regs.r14,

@@ -14,6 +14,12 @@ const ERESTARTNOINTR: i64 = -513;
 const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 const EINTR: i64 = -4;
+/// Size of `struct timespec`.
+const TIMESPEC_BYTES: usize = 16;
+/// How far below the stack pointer the rest of a time is put. The ABI's red zone has 128 bytes.
+const BELOW_STACK_BYTES: u64 = 512;
+/// Mask of a futex operation without its flags (linux/futex.h).
+const FUTEX_COMMAND: i32 = 0x7f;
 /// Length of a `syscall` instruction.
 const INSTRUCTION_BYTES: u64 = 2;
 
@@ -50,33 +56,55 @@ fn parse_exec_start(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(milliseconds.parse().ok()?) + Duration::from_nanos(nanoseconds))
 }
 
-/// Whether the registers alone tell how to make the call again with the rest of its time.
+/// Calls with a time limit of which what was left must be worked out.
 fn is_timed(nr: i64) -> bool {
     matches!(
         nr,
         libc::SYS_poll
             | libc::SYS_epoll_wait
             | libc::SYS_epoll_pwait
+            | libc::SYS_epoll_pwait2
             | libc::SYS_nanosleep
             | libc::SYS_clock_nanosleep
+            | libc::SYS_futex
+            | libc::SYS_rt_sigtimedwait
+            | libc::SYS_semtimedop
     )
 }
 
-/// Changes the registers of an interrupted call to those of one about to be made.
-pub(crate) fn rewind(regs: &mut libc::user_regs_struct, slept: Option<Slept>, signal: bool) {
+/// Bytes to be put into a thread's memory in the images: what is left of a time that it gave by a
+/// pointer. They lie below its stack pointer, beyond what the ABI lets a function use there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patch {
+    pub(crate) address: u64,
+    pub(crate) bytes: [u8; TIMESPEC_BYTES],
+}
+
+/// What is known of a stopped thread beside its registers.
+pub(crate) struct Known<'a> {
+    pub(crate) slept: Option<Slept>,
+    /// Whether a signal is about to be delivered.
+    pub(crate) signal: bool,
+    /// Reads a word of its memory.
+    pub(crate) word: &'a dyn Fn(u64) -> Option<u64>,
+}
+
+/// Changes the registers of an interrupted call to those of one about to be made. The patch must
+/// be in its memory then.
+pub(crate) fn rewind(regs: &mut libc::user_regs_struct, known: &Known<'_>) -> Option<Patch> {
     let (nr, result) = (regs.orig_rax as i64, regs.rax as i64);
     if nr < 0 {
-        return;
+        return None;
     }
     match result {
         ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => again(regs, nr),
-        ERESTART_RESTARTBLOCK | EINTR if !signal && is_interrupted(nr, result) => {
-            let slept = slept.filter(|slept| slept.nr == nr);
-            with_rest(regs, nr, slept.map_or(Duration::ZERO, |slept| slept.for_how_long));
+        ERESTART_RESTARTBLOCK | EINTR if !known.signal && is_interrupted(nr, result) => {
+            return with_rest(regs, nr, known);
         }
         ERESTART_RESTARTBLOCK => regs.rax = EINTR as u64,
         _ => {}
     }
+    None
 }
 
 /// Whether this result of this call is one of being stopped.
@@ -109,27 +137,68 @@ fn again(regs: &mut libc::user_regs_struct, nr: i64) {
     regs.rip -= INSTRUCTION_BYTES;
 }
 
-fn with_rest(regs: &mut libc::user_regs_struct, nr: i64, slept: Duration) {
-    let slept_ms = slept.as_millis() as i64;
+fn with_rest(regs: &mut libc::user_regs_struct, nr: i64, known: &Known<'_>) -> Option<Patch> {
+    let slept = known.slept.filter(|slept| slept.nr == nr);
+    let slept = slept.map_or(Duration::ZERO, |slept| slept.for_how_long);
+    again(regs, nr);
     // What is less than no time is for ever, and stays so; a time that has passed is none.
     let rest = |value: u64| match value as i32 {
         forever @ ..0 => forever as u64,
-        limit => (i64::from(limit) - slept_ms).max(0) as u64,
+        limit => (i64::from(limit) - slept.as_millis() as i64).max(0) as u64,
     };
-    match nr {
-        libc::SYS_poll => regs.rdx = rest(regs.rdx),
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => regs.r10 = rest(regs.r10),
+    let pointer = match nr {
+        libc::SYS_poll => {
+            regs.rdx = rest(regs.rdx);
+            return None;
+        }
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
+            regs.r10 = rest(regs.r10);
+            return None;
+        }
         // The kernel has written the rest where the caller wants it.
-        libc::SYS_nanosleep if regs.rsi != 0 => regs.rdi = regs.rsi,
-        libc::SYS_clock_nanosleep if regs.r10 != 0 => regs.rdx = regs.r10,
-        _ => {}
+        libc::SYS_nanosleep if regs.rsi != 0 => {
+            regs.rdi = regs.rsi;
+            return None;
+        }
+        libc::SYS_clock_nanosleep if regs.r10 != 0 => {
+            regs.rdx = regs.r10;
+            return None;
+        }
+        libc::SYS_futex if regs.rsi as i32 & FUTEX_COMMAND != libc::FUTEX_WAIT => return None,
+        libc::SYS_nanosleep => &mut regs.rdi,
+        libc::SYS_clock_nanosleep | libc::SYS_rt_sigtimedwait => &mut regs.rdx,
+        libc::SYS_futex | libc::SYS_semtimedop | libc::SYS_epoll_pwait2 => &mut regs.r10,
+        _ => return None,
+    };
+    if *pointer == 0 {
+        return None; // for ever
     }
-    again(regs, nr);
+    let seconds = (known.word)(*pointer)?;
+    let nanoseconds = (known.word)(*pointer + 8)?;
+    let whole = Duration::new(seconds, u32::try_from(nanoseconds).ok()?);
+    let left = whole.saturating_sub(slept);
+    let address = regs.rsp.checked_sub(BELOW_STACK_BYTES)? / 16 * 16;
+    (known.word)(address)?; // it must be memory
+    let mut bytes = [0; TIMESPEC_BYTES];
+    bytes[..8].copy_from_slice(&left.as_secs().to_le_bytes());
+    bytes[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_le_bytes());
+    *pointer = address;
+    Some(Patch { address, bytes })
+}
+
+/// Whether a call was given its time by a pointer.
+pub(crate) fn points_to_time(regs: &libc::user_regs_struct) -> bool {
+    match regs.orig_rax as i64 {
+        libc::SYS_rt_sigtimedwait => regs.rdx != 0,
+        libc::SYS_semtimedop | libc::SYS_epoll_pwait2 => regs.r10 != 0,
+        libc::SYS_io_getevents => regs.r8 != 0,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{EINTR, ERESTART_RESTARTBLOCK, ERESTARTSYS, Slept, parse_exec_start, rewind};
+    use super::{EINTR, ERESTART_RESTARTBLOCK, ERESTARTSYS, Known, Patch, Slept, parse_exec_start};
     use std::time::Duration;
 
     fn regs(nr: i64, result: i64) -> libc::user_regs_struct {
@@ -174,6 +243,17 @@ mod tests {
         }
     }
 
+    fn rewind(
+        regs: &mut libc::user_regs_struct,
+        slept: Option<Slept>,
+        signal: bool,
+    ) -> Option<Patch> {
+        super::rewind(
+            regs,
+            &Known { slept, signal, word: &|at| Some(if at == 5000 { 5 } else { 0 }) },
+        )
+    }
+
     fn slept(nr: i64, ms: u64) -> Option<Slept> {
         Some(Slept { nr, for_how_long: Duration::from_millis(ms) })
     }
@@ -204,6 +284,22 @@ mod tests {
         let mut sleep = regs(libc::SYS_clock_nanosleep, ERESTART_RESTARTBLOCK);
         rewind(&mut sleep, None, false);
         assert_eq!((sleep.rip, sleep.rdx), (0x1000, 5000));
+    }
+
+    #[test]
+    fn time_given_by_a_pointer_is_put_below_the_stack() {
+        let mut wait = regs(libc::SYS_futex, ERESTART_RESTARTBLOCK);
+        wait.rsp = 0x7fff_0008;
+        let slept = slept(libc::SYS_futex, 1500);
+        let patch = rewind(&mut wait, slept, false).expect("a time below the stack");
+        assert_eq!((wait.rip, wait.r10), (0x1000, patch.address));
+        assert!(patch.address + 16 <= wait.rsp - 128 && patch.address.is_multiple_of(16));
+        let words = [3u64, 500_000_000].map(u64::to_le_bytes).concat();
+        assert_eq!(patch.bytes.as_slice(), words);
+        let mut absolute = regs(libc::SYS_futex, ERESTART_RESTARTBLOCK);
+        absolute.rsi = libc::FUTEX_WAIT_BITSET as u64;
+        assert_eq!(rewind(&mut absolute, slept, false), None);
+        assert_eq!((absolute.rip, absolute.r10), (0x1000, 5000));
     }
 
     #[test]
