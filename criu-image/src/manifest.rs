@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use twox_hash::XxHash3_128;
+use twox_hash::xxhash3_128::Hasher;
 
 /// Name of the file.
 pub const MANIFEST_NAME: &str = "thaw-manifest";
@@ -280,34 +281,55 @@ fn file_line(line: &str) -> Option<(u128, (String, FileSum))> {
 }
 
 /// Checksums of a file that is written piece by piece.
-#[derive(Debug, Default)]
 pub struct Summer {
     sum: FileSum,
-    rest: Vec<u8>,
+    /// The block that is not complete, and how much of it there is.
+    open: Hasher,
+    open_bytes: usize,
+}
+
+impl Default for Summer {
+    fn default() -> Self {
+        Self { sum: FileSum::default(), open: Hasher::new(), open_bytes: 0 }
+    }
+}
+
+impl std::fmt::Debug for Summer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Summer").field("len_bytes", &self.sum.len_bytes).finish_non_exhaustive()
+    }
 }
 
 impl Summer {
-    /// Takes in the next bytes of the file. Whole blocks are not copied.
+    /// Takes in the next bytes of the file.
     pub fn update(&mut self, mut bytes: &[u8]) {
         self.sum.len_bytes += bytes.len() as u64;
-        if !self.rest.is_empty() {
-            let (head, tail) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.rest.len()));
-            self.rest.extend(head);
+        while !bytes.is_empty() {
+            if self.open_bytes == 0 && bytes.len() >= BLOCK_BYTES {
+                self.sum.blocks.push(checksum(&bytes[..BLOCK_BYTES]));
+                bytes = &bytes[BLOCK_BYTES..];
+                continue;
+            }
+            let (head, tail) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.open_bytes));
+            self.open.write(head);
+            self.open_bytes += head.len();
             bytes = tail;
-            if self.rest.len() == BLOCK_BYTES {
-                self.sum.blocks.push(checksum(&self.rest));
-                self.rest.clear();
+            if self.open_bytes == BLOCK_BYTES {
+                self.close();
             }
         }
-        let mut blocks = bytes.chunks_exact(BLOCK_BYTES);
-        self.sum.blocks.extend(blocks.by_ref().map(checksum));
-        self.rest.extend(blocks.remainder());
+    }
+
+    fn close(&mut self) {
+        let whole = std::mem::replace(&mut self.open, Hasher::new());
+        self.sum.blocks.push(whole.finish_128());
+        self.open_bytes = 0;
     }
 
     /// The sums of the whole file.
     pub fn finish(mut self) -> FileSum {
-        if !self.rest.is_empty() {
-            self.sum.blocks.push(checksum(&self.rest));
+        if self.open_bytes != 0 {
+            self.close();
         }
         self.sum
     }

@@ -254,3 +254,10 @@ pub(crate) fn scheduling_policy(tid: i32) -> Result<u32, Errno> {
     let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, tid) };
     Errno::result(policy).map(|policy| policy as u32)
 }
+
+/// Asks the kernel to begin to write a file's pages to the disk. It is a hint: the sync that follows
+/// tells of failures.
+pub(crate) fn begin_to_sync(file: &std::fs::File) {
+    // SAFETY: sync_file_range takes a descriptor and integers.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}

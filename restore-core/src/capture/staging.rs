@@ -11,8 +11,8 @@ use std::sync::Mutex;
 
 use criu_image::{FileSum, ImageKind, MANIFEST_NAME, Manifest, Summer};
 
-use super::DumpError;
 use super::steps::Steps;
+use super::{DumpError, raw};
 
 /// The one file without which the others are no checkpoint.
 const LAST: &str = "inventory.img";
@@ -93,6 +93,12 @@ impl Staging {
             .map_err(|source| DumpError::Write { path: path.clone(), source })?;
         let mut names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
         names.push(MANIFEST_NAME);
+        // All are on their way before the first is waited for.
+        for name in &names {
+            if let Ok(file) = File::open(self.temporary.join(name)) {
+                raw::begin_to_sync(&file);
+            }
+        }
         for name in &names {
             steps.next("sync an image")?;
             let path = self.temporary.join(name);

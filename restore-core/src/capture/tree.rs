@@ -5,7 +5,7 @@
 //! look at the whole tree that finds nothing new.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -18,8 +18,6 @@ use crate::remote::tracee::Tracee;
 
 /// Longest wait for a task to stop. One in an uninterruptible call cannot; NFS takes seconds.
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a killed tree to be gone: the kernel frees its memory first.
-const END_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Rounds of looking for new tasks. A tree that outruns this many forks without end.
 const ROUNDS_MAX: usize = 1000;
 
@@ -166,20 +164,10 @@ impl Tree {
         self.release().map_err(DumpError::from)
     }
 
-    /// Kills the tree and waits until it is gone.
-    fn kill(&mut self) -> Result<(), DumpError> {
-        for member in self.members.iter().filter(|member| !member.is_zombie()) {
-            send(member.pid, libc::SIGKILL)?;
-        }
-        let begin = Instant::now();
-        for member in &mut self.members {
-            // The kernel tells of the leader's end when the other threads have been collected.
-            for thread in member.threads.drain(..).rev() {
-                let limit = END_WAIT_MAX.saturating_sub(begin.elapsed());
-                thread.ended(limit)?;
-            }
-        }
-        Ok(())
+    /// Kills the tree. Its parent sees it end, as upstream has it.
+    fn kill(&self) -> Result<(), DumpError> {
+        let live = self.members.iter().filter(|member| !member.is_zombie());
+        live.map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)
     }
 }
 

@@ -58,12 +58,13 @@ pub(crate) fn all(
 ) -> Result<Links, DumpError> {
     check_session(options, tree)?;
     let members: Vec<&Member> = tree.members.iter().filter(|m| !m.is_zombie()).collect();
-    let facts = spread(options, &members, |member| Facts::of(member, steps))?;
+    let facts = spread(options, &members, |member, _| Facts::of(member, steps))?;
     let mut files = FileTable::new(options);
     let described = describe(&facts, &mut files)?;
     let live = tree.members.iter_mut().filter(|member| !member.is_zombie());
+    let layout = task::Layout::of_host();
     let machines: Vec<Vec<Machine>> =
-        live.map(|member| task::machines(member, steps)).collect::<Result<_, _>>()?;
+        live.map(|member| task::machines(member, &layout, steps)).collect::<Result<_, _>>()?;
     let refusals = refusals(options, tree, &facts, &machines, &mut files)?;
     if !refusals.is_empty() {
         return Err(DumpError::Refused(refusals));
@@ -72,9 +73,9 @@ pub(crate) fn all(
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
     let live: Vec<usize> = (0..facts.len()).collect();
-    let counts = spread(options, &live, |&at| {
+    let counts = spread(options, &live, |&at, buffer| {
         let patches: Vec<Patch> = machines[at].iter().filter_map(Machine::patch).collect();
-        pages::save(&facts[at], &patches, staging, at as u32 + 1, steps)
+        pages::save(&facts[at], &patches, staging, at as u32 + 1, buffer, steps)
     })?;
     processes(tree, &facts, &described, &machines, &asked, staging, steps)?;
     let mut next_pages_id = facts.len() as u32 + 1;
@@ -115,25 +116,27 @@ fn check_session(options: &DumpOptions, tree: &Tree) -> Result<(), DumpError> {
     Ok(())
 }
 
-/// Does `work` for all items, spread over workers; the results come in the order of the items.
+/// Does `work` for all items, spread over workers; the results come in the order of the items. Each
+/// worker has one buffer for all its work.
 fn spread<T: Sync, R: Send>(
     options: &DumpOptions,
     items: &[T],
-    work: impl Fn(&T) -> Result<R, DumpError> + Sync,
+    work: impl Fn(&T, &mut Vec<u8>) -> Result<R, DumpError> + Sync,
 ) -> Result<Vec<R>, DumpError> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let most = if options.workers_max == 0 { processors } else { options.workers_max };
     let workers = items.len().min(most);
     if workers <= 1 {
-        return items.iter().map(work).collect();
+        let mut buffer = Vec::new();
+        return items.iter().map(|item| work(item, &mut buffer)).collect();
     }
     let next = AtomicUsize::new(0);
     let run = || {
-        let mut done = Vec::new();
+        let (mut done, mut buffer) = (Vec::new(), Vec::new());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return done };
-            let result = work(item);
+            let result = work(item, &mut buffer);
             let failed = result.is_err();
             done.push((index, result));
             if failed {

@@ -85,19 +85,6 @@ impl Tracee {
         self.found.is_some()
     }
 
-    /// Waits until a task that was killed has ended, and collects it.
-    pub(crate) fn ended(self, limit: Duration) -> Result<(), FreezeError> {
-        let what = "end";
-        loop {
-            match self.next_stop(what, limit) {
-                // Stopped on its way: at the exit of a call, or by a signal before the last.
-                Ok(_) => request(what, libc::PTRACE_CONT, self.tid, 0, 0).or_else(gone)?,
-                Err(FreezeError::Unexpected { .. }) => return Ok(()),
-                Err(error) => return gone(error),
-            }
-        }
-    }
-
     /// Waits until it has stopped, and remembers its state. Returns the signal by which its whole
     /// process had been stopped before.
     pub(crate) fn settle(&mut self, limit: Duration) -> Result<Option<i32>, FreezeError> {

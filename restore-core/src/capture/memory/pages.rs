@@ -180,41 +180,45 @@ impl<'a> PageWriter<'a> {
         Ok(Self { staging, pagemap, pagemap_name, pages, open: None, counts })
     }
 
-    /// Adds the contents of consecutive pages that begin at `start`.
+    /// Adds the contents of consecutive pages that begin at `start`; `bytes` are moved about.
     pub(crate) fn add(
         &mut self,
         start: u64,
-        bytes: &[u8],
+        bytes: &mut [u8],
         zeros_out: bool,
     ) -> Result<(), DumpError> {
-        self.counts.scanned += bytes.len() as u64 / PAGE_BYTES;
-        let mut from = 0;
-        let mut at = 0;
-        while at < bytes.len() {
-            let end = at + PAGE_BYTES as usize;
-            if zeros_out && is_zero(&bytes[at..end]) {
-                self.keep(start + from as u64, &bytes[from..at])?;
-                from = end;
-            }
-            at = end;
-        }
-        self.keep(start + from as u64, &bytes[from..])
+        let kept = self.keep(start, bytes, zeros_out);
+        self.pages.write(&bytes[..kept])
     }
 
-    fn keep(&mut self, start: u64, bytes: &[u8]) -> Result<(), DumpError> {
-        if bytes.is_empty() {
-            return Ok(());
+    /// Notes which of these pages are saved, and moves them together at the begin of `bytes`;
+    /// how many bytes they are.
+    fn keep(&mut self, start: u64, bytes: &mut [u8], zeros_out: bool) -> usize {
+        let page = PAGE_BYTES as usize;
+        self.counts.scanned += (bytes.len() / page) as u64;
+        let mut kept = 0;
+        for at in (0..bytes.len()).step_by(page) {
+            if zeros_out && is_zero(&bytes[at..at + page]) {
+                continue;
+            }
+            if kept != at {
+                bytes.copy_within(at..at + page, kept);
+            }
+            kept += page;
+            self.note(start + at as u64);
         }
-        let end = start + bytes.len() as u64;
+        self.counts.written += (kept / page) as u64;
+        kept
+    }
+
+    fn note(&mut self, page: u64) {
         match &mut self.open {
-            Some((_, last)) if *last == start => *last = end,
+            Some((_, end)) if *end == page => *end += PAGE_BYTES,
             _ => {
                 self.close();
-                self.open = Some((start, end));
+                self.open = Some((page, page + PAGE_BYTES));
             }
         }
-        self.counts.written += bytes.len() as u64 / PAGE_BYTES;
-        self.pages.write(bytes)
     }
 
     fn close(&mut self) {
@@ -251,6 +255,7 @@ pub(crate) fn save(
     patches: &[Patch],
     staging: &Staging,
     pages_id: u32,
+    buffer: &mut Vec<u8>,
     steps: &Steps,
 ) -> Result<Counts, DumpError> {
     let pid = facts.pid;
@@ -259,7 +264,7 @@ pub(crate) fn save(
     patches.iter().for_each(|patch| cover(&mut runs, patch.address));
     steps.next("create a pages image")?;
     let mut writer = PageWriter::new(staging, ImageKind::Pagemap, pid as u64, pages_id)?;
-    let mut buffer = vec![0; BLOCK_BYTES];
+    buffer.resize(BLOCK_BYTES, 0);
     let mut batch: Vec<Run> = Vec::new();
     let mut len_bytes = 0;
     for run in runs {
@@ -271,12 +276,12 @@ pub(crate) fn save(
             at = piece.end;
             batch.push(piece);
             if len_bytes == BLOCK_BYTES as u64 || batch.len() == RANGES_MAX {
-                copy(pid, &mut batch, patches, &mut buffer, &mut writer, steps)?;
+                copy(pid, &mut batch, patches, buffer, &mut writer, steps)?;
                 len_bytes = 0;
             }
         }
     }
-    copy(pid, &mut batch, patches, &mut buffer, &mut writer, steps)?;
+    copy(pid, &mut batch, patches, buffer, &mut writer, steps)?;
     writer.finish()
 }
 
@@ -304,7 +309,7 @@ fn copy(
     }
     steps.next("copy pages")?;
     read(pid, batch, buffer)?;
-    let mut at = 0;
+    let (mut at, mut end) = (0, 0);
     for run in batch.drain(..) {
         let len = (run.end - run.start) as usize;
         let here = |patch: &&Patch| (run.start..run.end).contains(&patch.address);
@@ -312,10 +317,14 @@ fn copy(
             let within = at + (patch.address - run.start) as usize;
             buffer[within..within + patch.bytes.len()].copy_from_slice(&patch.bytes);
         }
-        writer.add(run.start, &buffer[at..at + len], run.zeros_out)?;
+        let kept = writer.keep(run.start, &mut buffer[at..at + len], run.zeros_out);
+        if end != at {
+            buffer.copy_within(at..at + kept, end);
+        }
+        end += kept;
         at += len;
     }
-    Ok(())
+    writer.pages.write(&buffer[..end])
 }
 
 fn read(pid: i32, batch: &[Run], buffer: &mut [u8]) -> Result<(), DumpError> {
@@ -359,9 +368,9 @@ mod tests {
         let mut writer = PageWriter::new(&staging, ImageKind::Pagemap, 7, 1).expect("room");
         let mut bytes = vec![1; 4 * page];
         bytes[page..2 * page].fill(0);
-        writer.add(0x1000, &bytes, true).expect("room");
-        writer.add(0x5000, &bytes[..page], true).expect("room");
-        writer.add(0x8000, &bytes[page..2 * page], false).expect("room");
+        writer.add(0x1000, &mut bytes.clone(), true).expect("room");
+        writer.add(0x5000, &mut bytes[..page].to_vec(), true).expect("room");
+        writer.add(0x8000, &mut bytes[page..2 * page].to_vec(), false).expect("room");
         let counts = writer.finish().expect("room");
         assert_eq!((counts.scanned, counts.written), (6, 5));
     }

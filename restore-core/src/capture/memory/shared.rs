@@ -40,7 +40,7 @@ pub(crate) fn save(
             // The last page may end with the file.
             let whole = len.next_multiple_of(PAGE_BYTES as usize);
             buffer[len..whole].fill(0);
-            writer.add(at, &buffer[..whole], true)?;
+            writer.add(at, &mut buffer[..whole], true)?;
             at += whole as u64;
         }
     }

@@ -3,6 +3,8 @@
 pub(crate) mod restart;
 mod xstate;
 
+pub(crate) use xstate::Layout;
+
 use criu_image::record::{
     CoreEntry, CredsEntry, ItimerEntry, PosixTimerEntry, RlimitEntry, RseqEntry, SaEntry,
     SiginfoEntry, SignalQueueEntry, TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry,
@@ -73,7 +75,11 @@ fn is(info: &[u8], signal: u8) -> bool {
 }
 
 /// Reads the state of every thread of a process while it is as it was found.
-pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine>, DumpError> {
+pub(crate) fn machines(
+    member: &mut Member,
+    layout: &Layout,
+    steps: &Steps,
+) -> Result<Vec<Machine>, DumpError> {
     let pid = member.pid;
     let mut machines = Vec::new();
     let mut stops = false;
@@ -89,7 +95,7 @@ pub(crate) fn machines(member: &mut Member, steps: &Steps) -> Result<Vec<Machine
             }
         }
         let tid = thread.tid();
-        let fpregs = xstate::read(&thread.xstate()?)
+        let fpregs = xstate::read(&thread.xstate()?, layout)
             .map_err(|components| DumpError::Xstate { tid, components })?;
         machines.push(Machine {
             regs: *thread.registers(),

@@ -15,9 +15,27 @@ const ENABLED: usize = 464;
 /// of MPX, the three of AVX-512, PKRU.
 const KNOWN: u64 = 0b10_1111_1111;
 
+/// Where this processor keeps each component: size and offset in bytes. Asked once, since asking
+/// traps where the processor is virtual.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    components: [(usize, usize); 10],
+}
+
+impl Layout {
+    pub(crate) fn of_host() -> Self {
+        let mut components = [(0, 0); 10];
+        for number in [2u32, 3, 4, 5, 6, 7, 9] {
+            let layout = std::arch::x86_64::__cpuid_count(0xd, number);
+            components[number as usize] = (layout.eax as usize, layout.ebx as usize);
+        }
+        Self { components }
+    }
+}
+
 /// The state in `area`, as the kernel gives it for a stopped task; the error has the bits of
 /// components in use that the images cannot hold.
-pub(super) fn read(area: &[u8]) -> Result<UserX86FpregsEntry, u64> {
+pub(super) fn read(area: &[u8], layout: &Layout) -> Result<UserX86FpregsEntry, u64> {
     let half = |at: usize| u32::from(u16::from_le_bytes([area[at], area[at + 1]]));
     let mut entry = UserX86FpregsEntry {
         cwd: half(0),
@@ -41,8 +59,7 @@ pub(super) fn read(area: &[u8]) -> Result<UserX86FpregsEntry, u64> {
         return Err(present & !KNOWN);
     }
     let component = |number: u32, len: usize| -> &[u8] {
-        let layout = std::arch::x86_64::__cpuid_count(0xd, number);
-        let (size, offset) = (layout.eax as usize, layout.ebx as usize);
+        let (size, offset) = layout.components[number as usize];
         let has = enabled >> number & 1 != 0 && size != 0 && offset + size <= area.len();
         if has { &area[offset..offset + size.min(len)] } else { &[] }
     };
@@ -75,14 +92,21 @@ fn words64(bytes: &[u8]) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, read};
+    use super::{HEADER, Layout, read};
 
     #[test]
     fn state_without_a_place_is_refused() {
         let mut area = vec![0; 4096];
         area[HEADER] = 3;
-        assert_eq!(read(&area).expect("x87 and SSE").xsave.expect("a header").xstate_bv, 3);
+        assert_eq!(
+            read(&area, &Layout::of_host())
+                .expect("x87 and SSE")
+                .xsave
+                .expect("a header")
+                .xstate_bv,
+            3
+        );
         area[HEADER + 2] = 2; // AMX tile configuration
-        assert_eq!(read(&area), Err(1 << 17));
+        assert_eq!(read(&area, &Layout::of_host()), Err(1 << 17));
     }
 }
