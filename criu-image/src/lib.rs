@@ -6,18 +6,21 @@
 
 mod checkpoint;
 mod diff;
+mod directory;
 mod error;
 mod explore;
 mod gpu;
 mod image;
 mod json;
 mod kind;
+mod manifest;
 mod pages;
 mod payload;
 mod reader;
 mod schema;
 mod verify;
 mod wire;
+mod write;
 
 /// Records as CRIU 4.2 writes them; field names are those of its schema.
 #[allow(missing_docs)]
@@ -30,6 +33,7 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use diff::{Difference, diff};
+pub use directory::{ImageDir, RawImage, damage};
 pub use error::ImageError;
 pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
@@ -41,7 +45,11 @@ pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
 };
 pub use kind::ImageKind;
+pub use manifest::{
+    BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
+};
 pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
 pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
 pub use verify::verify;
 pub use wire::WireError;
+pub use write::ImageBuilder;

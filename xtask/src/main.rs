@@ -22,6 +22,8 @@ cargo xtask COMMAND
   ci        formatting, clippy, documentation, tidy rules, and all tests
   tidy      the rules of the house that no compiler checks
   peers     fetch the programs that we compare with into target/peers
+  bench dump [--runs N] [--case small|tree|twenty] [--on-disk] [--thaw PROGRAM]
+            compare with upstream on the same trees, alternating: whole time and time frozen
   bench restore [--runs N] [--case small|tree|twenty|vmas] [--thaw PROGRAM]
             compare with upstream on the same images, alternating; PROGRAM stands in for thaw
   bench node [--runs N]

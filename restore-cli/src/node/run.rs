@@ -39,7 +39,7 @@ pub(super) fn run(options: Run) -> u8 {
     let faults = Faults::new(options.faults.clone(), options.seed);
     let code = match Node::start_watched(files, Box::new(model), faults, log) {
         Ok(node) => run_inside(&node, &options),
-        Err(error) => failed(&crate::chain(&error)),
+        Err(error) => failed(&crate::log::chain(&error)),
     };
     // The node has ended: nobody adds to the log any more.
     match writer.map(CallLogWriter::finish) {

@@ -205,6 +205,24 @@ impl Remote {
         })
     }
 
+    /// Queues a call that may fail and whose result will be asked for with [`Remote::answer`]. It
+    /// must fit into the batch, or the answers before are lost: a slot has room for at least 50.
+    pub(crate) fn ask<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<usize, CallError> {
+        self.push(what, nr, &args, OP_MAY_FAIL, 0)?;
+        Ok(self.queued.len() - 1)
+    }
+
+    /// Result of a call of the batch that was carried out last.
+    pub(crate) fn answer(&self, index: usize) -> Result<i64, Errno> {
+        let ret = self.result(index);
+        errno_of(ret).map_or(Ok(ret), Err)
+    }
+
     /// Queues a call that makes a new task, which starts on `child`.
     pub(crate) fn queue_clone<const N: usize>(
         &mut self,
@@ -301,6 +319,47 @@ impl Remote {
             return Ok(());
         }
         self.post();
+        self.finish()
+    }
+
+    /// Posts everything queued; [`Remote::finish`] waits for it. The task may begin to run later.
+    pub(crate) fn start(&mut self) {
+        if !self.queued.is_empty() {
+            self.post();
+        }
+    }
+
+    /// Whether the batch that was posted is done, waiting for at most `limit`.
+    pub(crate) fn is_done_within(&self, limit: Duration) -> bool {
+        let done = self.word(4);
+        for _ in 0..SPINS_BEFORE_SLEEP {
+            if done.load(Ordering::Acquire) == self.posted {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let begin = Instant::now();
+        loop {
+            let seen = done.load(Ordering::Acquire);
+            if seen == self.posted {
+                return true;
+            }
+            let left = limit.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            futex_wait(done, seen, left);
+        }
+    }
+
+    /// Waits for the batch that was posted.
+    ///
+    /// # Errors
+    /// See [`Remote::flush`].
+    pub(crate) fn finish(&mut self) -> Result<(), CallError> {
+        if self.queued.is_empty() {
+            return Ok(());
+        }
         self.wait()?;
         let count = self.queued.len();
         let completed = self.completed();

@@ -4,9 +4,11 @@
 //! first changes from pair to pair. The first pair warms up and is not counted.
 
 mod child;
+mod dump;
 mod image;
 mod node;
 mod restore;
+mod tree;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -27,6 +29,7 @@ const INSIDE: &str = "XTASK_BENCH_INSIDE";
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
+    Dump,
     Restore,
     Node,
 }
@@ -36,6 +39,8 @@ struct Options {
     what: What,
     runs: usize,
     case: Option<String>,
+    /// Whether a dump goes to the disk.
+    on_disk: bool,
     /// A program that stands in for ours.
     thaw: Option<std::path::PathBuf>,
 }
@@ -46,7 +51,8 @@ struct Comparison {
     pairs: Vec<(Run, Run)>,
 }
 
-/// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`, `bench node [--runs N]`.
+/// `bench dump|restore [--runs N] [--case NAME] [--thaw PROGRAM] [--on-disk]`,
+/// `bench node [--runs N]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
@@ -63,6 +69,10 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
     }
     let options = parse(parser).map_err(|error| error.to_string())?;
     let (name, table, json) = match options.what {
+        What::Dump => {
+            let comparisons = dump::compare(&options)?;
+            ("dump", table("criu", &comparisons), json("criu", &comparisons))
+        }
         What::Restore => {
             let comparisons = restore::compare(&options)?;
             ("restore", table("criu", &comparisons), json("criu", &comparisons))
@@ -80,21 +90,24 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options { what: What::Restore, runs: RUNS, case: None, thaw: None };
+    let mut options =
+        Options { what: What::Restore, runs: RUNS, case: None, on_disk: false, thaw: None };
     let mut what = None;
     while let Some(arg) = parser.next()? {
         match arg {
             Long("runs") => options.runs = parser.value()?.parse()?,
             Long("case") => options.case = Some(parser.value()?.string()?),
+            Long("on-disk") => options.on_disk = true,
             Long("thaw") => options.thaw = Some(parser.value()?.into()),
             Value(name) if what.is_none() => what = Some(name),
             other => return Err(other.unexpected()),
         }
     }
     options.what = match what.as_deref().and_then(|what| what.to_str()) {
+        Some("dump") => What::Dump,
         Some("restore") => What::Restore,
         Some("node") => What::Node,
-        _ => return Err("bench what? (restore, node)".into()),
+        _ => return Err("bench what? (dump, restore, node, image)".into()),
     };
     if options.runs == 0 {
         return Err("--runs must be at least 1".into());

@@ -16,8 +16,11 @@ const UNSAFE_FILES: &[&str] = &[
     "gpu-kfd/src/bo.rs",
     "gpu-kfd/src/ioctl.rs",
     "gpu-kfd/src/tests.rs",
+    "restore-cli/examples/blocked.rs",
     "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
+    "restore-core/src/capture/keeper.rs",
+    "restore-core/src/capture/raw.rs",
     "restore-core/src/engine/memory/pages.rs",
     "restore-core/src/files/memory.rs",
     "restore-core/src/files/raw.rs",
@@ -28,6 +31,7 @@ const UNSAFE_FILES: &[&str] = &[
     "restore-core/src/remote/spawn.rs",
     "restore-core/src/remote/stub.rs",
     "restore-core/src/remote/tests.rs",
+    "restore-core/src/remote/tracee.rs",
     "xtask/src/bench/child.rs",
 ];
 const LIST: &str = "xtask/src/tidy/unsafety.rs";

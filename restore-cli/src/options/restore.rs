@@ -1,12 +1,14 @@
-//! The command line of `thaw restore`: criu's names, checked whole before anything is done.
+//! The command line of `thaw restore`.
 //!
 //! Options that only matter to a dump or to a page server, but that scripts pass at restore too,
-//! are taken and ignored; whatever would change the result and is not supported is an error.
+//! are taken and ignored.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
+
+use super::{Other, Treatment, ignores_cgroups, other, verbosity};
 
 /// What `thaw restore` was asked to do.
 #[derive(Debug)]
@@ -22,21 +24,8 @@ pub(crate) struct Restore {
     pub(crate) refused: Vec<String>,
 }
 
-/// How an option is treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Treatment {
-    /// Taken and without effect: harmless at restore.
-    Ignored,
-    /// The same, with a value.
-    IgnoredValue,
-    /// Would change the result and is not supported.
-    Refused,
-    /// The same, with a value.
-    RefusedValue,
-}
-
 /// Options of `criu restore` that have no field above. One line each; the help prints it.
-pub(crate) const OTHERS: &[(&str, Treatment, &str)] = &[
+const OTHERS: &[Other] = &[
     ("no-default-config", Treatment::Ignored, "there is no configuration file"),
     ("link-remap", Treatment::Ignored, "links of the dump are always used"),
     ("force-irmap", Treatment::Ignored, "matters to a dump only"),
@@ -105,11 +94,13 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Long("pidfile") => restore.pidfile = Some(parser.value()?.into()),
             Long("huge-pages") => restore.plan.huge_pages = on_or_off(&parser.value()?)?,
             Long("workers") => restore.plan.workers_max = parser.value()?.parse()?,
-            Long("manage-cgroups") => cgroups(&mut restore, parser.optional_value())?,
+            Long("manage-cgroups") => {
+                restore.plan.ignore_cgroups |= ignores_cgroups(parser.optional_value())?;
+            }
             Short('l') | Short('x') => drop(parser.optional_value()),
             Long(name) => {
                 let name = name.to_owned();
-                restore.refused.extend(other(&name, &mut parser)?);
+                restore.refused.extend(other(OTHERS, &name, &mut parser)?);
             }
             _ => return Err(arg.unexpected()),
         }
@@ -124,43 +115,10 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
     Ok(restore)
 }
 
-/// `-v` is one more than the default, `-v4` and `--verbosity=4` are a number, `-vv` counts.
-fn verbosity(now: u8, value: Option<OsString>) -> Result<u8, lexopt::Error> {
-    let Some(value) = value else {
-        return Ok(now.saturating_add(1));
-    };
-    let text = value.to_string_lossy();
-    if !text.is_empty() && text.bytes().all(|byte| byte == b'v') {
-        return Ok(now.saturating_add(1 + text.len() as u8));
-    }
-    text.parse().map_err(|_| format!("verbosity {text:?} is no number").into())
-}
-
 fn on_or_off(value: &OsString) -> Result<bool, lexopt::Error> {
     match value.to_str() {
         Some("auto") => Ok(true),
         Some("never") => Ok(false),
         _ => Err("--huge-pages takes auto or never".into()),
     }
-}
-
-fn cgroups(restore: &mut Restore, mode: Option<OsString>) -> Result<(), lexopt::Error> {
-    match mode.as_deref().and_then(|mode| mode.to_str()) {
-        Some("ignore") => restore.plan.ignore_cgroups = true,
-        None | Some("none" | "props" | "soft" | "full" | "strict") => {}
-        Some(mode) => return Err(format!("unknown cgroup mode {mode:?}").into()),
-    }
-    Ok(())
-}
-
-/// Takes an option of the table; the text says why it is refused, if it is.
-fn other(name: &str, parser: &mut lexopt::Parser) -> Result<Option<String>, lexopt::Error> {
-    let Some((_, treatment, what)) = OTHERS.iter().find(|(other, ..)| *other == name) else {
-        return Err(format!("unknown option --{name}").into());
-    };
-    if matches!(treatment, Treatment::IgnoredValue | Treatment::RefusedValue) {
-        parser.value()?;
-    }
-    let refused = matches!(treatment, Treatment::Refused | Treatment::RefusedValue);
-    Ok(refused.then(|| format!("--{name}: {what} are not supported yet")))
 }
