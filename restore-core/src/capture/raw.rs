@@ -255,8 +255,8 @@ pub(crate) fn scheduling_policy(tid: i32) -> Result<u32, Errno> {
     Errno::result(policy).map(|policy| policy as u32)
 }
 
-/// Asks the kernel to begin to write a file's pages to the disk. It is a hint: the sync that follows
-/// tells of failures.
+/// Asks the kernel to begin to write a file's pages to the disk. It is a hint: the sync that
+/// follows tells of failures.
 pub(crate) fn begin_to_sync(file: &std::fs::File) {
     // SAFETY: sync_file_range takes a descriptor and integers.
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };

@@ -6,7 +6,7 @@
 mod child;
 mod dump;
 mod restore;
-mod tree;
+pub(crate) mod tree;
 
 use std::fmt::Write as _;
 use std::fs;
