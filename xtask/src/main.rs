@@ -4,6 +4,7 @@
 
 mod bench;
 mod command;
+mod demo;
 mod fuzz;
 mod peers;
 mod suite;
@@ -17,6 +18,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  demo      a process tree is checkpointed, killed, brought back, and goes on
   test      build everything and pass every test; what cannot run here is listed as skipped;
             the last line is `N passed, N failed, N skipped`
   ci        formatting, clippy, documentation, tidy rules, and all tests
@@ -33,8 +35,8 @@ cargo xtask COMMAND
   fuzz [TARGET] [--seconds N] [--merge]
             hostile input for criu-image: image, typed, json, gpu, directory, or all of them;
             --merge adds what was found to the committed corpus
-  zdtm-report TABLE UPSTREAM
-            write docs/zdtm.md from a table of results and the list of what upstream passes";
+  zdtm-report --restores TABLE --dumps TABLE --both TABLE --refusals TABLE UPSTREAM
+            write docs/zdtm.md from tables of results and the list of what upstream passes";
 
 fn main() -> ExitCode {
     match run() {
@@ -59,6 +61,7 @@ fn run() -> Result<ExitCode, String> {
     std::env::set_current_dir(command::root()).map_err(|error| error.to_string())?;
     let done = |()| ExitCode::SUCCESS;
     match name.to_str() {
+        Some("demo") => demo::run().map(done),
         Some("test") => Ok(suite::test()),
         Some("ci") => Ok(suite::ci()),
         Some("tidy") => tidy::run().map(done),

@@ -8,7 +8,7 @@ mod dump;
 mod image;
 mod node;
 mod restore;
-mod tree;
+pub(crate) mod tree;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -34,7 +34,7 @@ pub(super) fn chosen<'a>(cases: &'a [Case], options: &Options) -> Result<Vec<&'a
 }
 
 /// Builds what is measured.
-pub(super) fn build() -> Result<(), String> {
+pub(crate) fn build() -> Result<(), String> {
     let mut build = command::cargo(&["build", "--release", "--locked"]);
     command::run(build.args(["--package", "restore-cli", "--bins", "--examples"]))
 }
@@ -49,7 +49,7 @@ pub(super) fn prepare() -> nix::Result<()> {
 }
 
 /// Starts a workload and returns its pids when all of it is ready.
-pub(super) fn start(status: &Path, args: &[&str]) -> Result<Vec<i32>, String> {
+pub(crate) fn start(status: &Path, args: &[&str]) -> Result<Vec<i32>, String> {
     let mut workload = Command::new(command::release_folder().join("examples/workload"));
     workload.arg(status).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = workload.stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
@@ -67,7 +67,7 @@ pub(super) fn explained(failure: &str, log: &Path) -> String {
 }
 
 /// All processes of a session, its leader first and the others in order.
-pub(super) fn session(leader: i32) -> Vec<i32> {
+pub(crate) fn session(leader: i32) -> Vec<i32> {
     let mut pids: Vec<i32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -84,7 +84,7 @@ pub(super) fn session(leader: i32) -> Vec<i32> {
 }
 
 /// Ends what there is of a tree.
-pub(super) fn end(tree: &[i32]) -> Result<(), String> {
+pub(crate) fn end(tree: &[i32]) -> Result<(), String> {
     for &pid in session(tree[0]).iter().filter(|pid| tree.contains(pid)) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL); // it may have just ended
     }
@@ -92,7 +92,7 @@ pub(super) fn end(tree: &[i32]) -> Result<(), String> {
 }
 
 /// Collects a tree that ends, parents first: as a subreaper we get the children of the dead.
-pub(super) fn reap(tree: &[i32]) -> Result<(), String> {
+pub(crate) fn reap(tree: &[i32]) -> Result<(), String> {
     for &pid in tree {
         let pid = Pid::from_raw(pid);
         while waitpid(pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}

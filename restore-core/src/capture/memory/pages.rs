@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use criu_image::record::{PagemapEntry, PagemapHead};
-use criu_image::{BLOCK_BYTES, ImageBuilder, ImageKind};
+use criu_image::{ImageBuilder, ImageKind};
 use nix::errno::Errno;
 
 use super::super::facts::Facts;
@@ -31,6 +31,8 @@ const IS_GUARD: u64 = 1 << 8;
 const REGIONS_AT_ONCE: usize = 4096;
 /// `PE_PRESENT` (CRIU 4.2, `pagemap.h`).
 const PE_PRESENT: u32 = 4;
+/// Bytes read, summed and written at a time: what the second-level cache holds of most processors.
+const PIECE_BYTES: usize = 256 << 10;
 /// Ranges in one `process_vm_readv` (`UIO_MAXIOV`).
 const RANGES_MAX: usize = 1024;
 
@@ -264,18 +266,18 @@ pub(crate) fn save(
     patches.iter().for_each(|patch| cover(&mut runs, patch.address));
     steps.next("create a pages image")?;
     let mut writer = PageWriter::new(staging, ImageKind::Pagemap, pid as u64, pages_id)?;
-    buffer.resize(BLOCK_BYTES, 0);
+    buffer.resize(PIECE_BYTES, 0);
     let mut batch: Vec<Run> = Vec::new();
     let mut len_bytes = 0;
     for run in runs {
         let mut at = run.start;
         while at < run.end {
-            let room = BLOCK_BYTES as u64 - len_bytes;
+            let room = PIECE_BYTES as u64 - len_bytes;
             let piece = Run { start: at, end: run.end.min(at + room), ..run };
             len_bytes += piece.end - piece.start;
             at = piece.end;
             batch.push(piece);
-            if len_bytes == BLOCK_BYTES as u64 || batch.len() == RANGES_MAX {
+            if len_bytes == PIECE_BYTES as u64 || batch.len() == RANGES_MAX {
                 copy(pid, &mut batch, patches, buffer, &mut writer, steps)?;
                 len_bytes = 0;
             }
