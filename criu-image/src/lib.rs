@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod diff;
+mod directory;
 mod error;
 mod explore;
 mod gpu;
@@ -30,6 +31,7 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use diff::{Difference, diff};
+pub use directory::{ImageFile, images_in};
 pub use error::ImageError;
 pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
