@@ -13,6 +13,7 @@ mod gpu;
 mod image;
 mod json;
 mod kind;
+mod listing;
 mod manifest;
 mod pages;
 mod payload;
@@ -45,6 +46,7 @@ pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
 };
 pub use kind::ImageKind;
+pub use listing::{ImageFile, images_in};
 pub use manifest::{
     BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
 };

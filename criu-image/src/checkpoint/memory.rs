@@ -27,6 +27,11 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
         };
         let mapped = mappings::check(&format!("mm-{pid}.img"), &body.mm);
         let sorted = loader.findings.check(mapped)?.is_some();
+        if !sorted {
+            // What follows relies on ranges; whose shared memory is whose is not known then.
+            body.mm.vmas.clear();
+            loader.findings.doubt(&[ImageKind::ShmemPagemap, ImageKind::Pages]);
+        }
         let owner = format!("process {pid}");
         let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner);
         let Some(image) = loader.findings.check(image)? else { continue };

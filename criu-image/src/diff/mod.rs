@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::error::ImageError;
 use crate::image::format::Format;
 use crate::kind::ImageKind;
+use crate::listing::images_in;
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,13 +100,6 @@ fn directories(first: &Path, second: &Path, each: &mut Sink<'_>) -> Result<(), I
 
 /// Names of all images of a directory.
 fn names(dir: &Path) -> Result<BTreeSet<OsString>, ImageError> {
-    let fail = |source| ImageError::Read { file: dir.display().to_string(), source };
-    let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(dir).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name();
-        if ImageKind::of_name(&name).is_some() {
-            names.insert(name);
-        }
-    }
-    Ok(names)
+    let files = images_in(dir)?.into_iter();
+    Ok(files.filter_map(|file| file.path.file_name().map(OsString::from)).collect())
 }

@@ -101,6 +101,18 @@ fn several_findings_of_one_image_are_all_told() {
     check(two, &["file 0x3eb of descriptor 1 is unknown", "file 0x3ec of descriptor 0 is unknown"]);
 }
 
+/// Found by the fuzzer: the size of such a mapping was computed.
+#[test]
+fn shared_mapping_that_ends_before_it_begins_is_left_out() {
+    let change = |draft: &mut Draft| {
+        draft.edit("mm-10.img", |mm: &mut criu_image::record::MmEntry| {
+            let shared = &mut mm.vmas[2];
+            (shared.start, shared.end) = (shared.end, shared.start);
+        });
+    };
+    check(change, &["mm-10.img, byte 8: mapping 0x602000-0x600000 is no range of pages"]);
+}
+
 #[test]
 fn findings_are_bounded() {
     let many = |draft: &mut Draft| {
