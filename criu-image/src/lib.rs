@@ -55,3 +55,27 @@ pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
 pub use verify::verify;
 pub use wire::WireError;
 pub use write::ImageBuilder;
+
+#[cfg(test)]
+mod tests {
+    use crate::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, checkpoint, json, pages, wire};
+
+    #[test]
+    fn limits_in_the_readme_are_those_of_the_code() {
+        let readme = include_str!("../README.md");
+        let row = |what: &str| {
+            let line = readme.lines().find(|line| line.starts_with(what));
+            line.unwrap_or_else(|| panic!("a row for {what}")).to_owned()
+        };
+        for (what, limit) in [
+            ("| a record |", format!("{} MiB", RECORD_BYTES_MAX >> 20)),
+            ("| an image that is read whole", format!("{} GiB", IMAGE_BYTES_MAX >> 30)),
+            ("| messages within messages", wire::DEPTH_MAX.to_string()),
+            ("| a string in JSON", format!("{} MiB", json::HELD_BYTES_MAX >> 20)),
+            ("| findings of `verify`", checkpoint::FINDINGS_MAX.to_string()),
+            ("| checkpoints before a checkpoint", pages::PARENTS_MAX.to_string()),
+        ] {
+            assert!(row(what).contains(&format!(" {limit}")), "{what} {limit}: {}", row(what));
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::record::{PagemapEntry, PagemapHead};
 pub const PAGE_BYTES: usize = 4096;
 /// Most checkpoints before a checkpoint. Each pre-dump makes one; nobody makes as many. The runs of
 /// each are in memory.
-const PARENTS_MAX: usize = 64;
+pub(crate) const PARENTS_MAX: usize = 64;
 
 /// `PE_PARENT`, `PE_LAZY`, `PE_PRESENT` (CRIU 4.2, `pagemap.h`).
 const PE_PARENT: u32 = 1;

@@ -9,7 +9,7 @@ use crate::error::ImageError;
 use crate::kind::ImageKind;
 
 /// Most findings that are gathered; a damaged count can make a million of them.
-const FINDINGS_MAX: usize = 1000;
+pub(crate) const FINDINGS_MAX: usize = 1000;
 
 /// What was found, if it is gathered.
 #[derive(Debug, Default)]

@@ -22,6 +22,8 @@ pub use model::{
     Remap, Thread,
 };
 
+#[cfg(test)]
+pub(crate) use findings::FINDINGS_MAX;
 pub(crate) use findings::Findings;
 
 use crate::error::ImageError;

@@ -30,6 +30,12 @@ pub enum WriteError {
         /// Record that was to be written.
         wanted: &'static str,
     },
+    /// Images of this kind have exactly one record, or one length before their contents.
+    #[error("{kind} has one record, and none was written")]
+    Empty {
+        /// Kind of image, as in JSON.
+        kind: &'static str,
+    },
     /// A record beyond the limit.
     #[error("a record of {len_bytes} bytes, limit {RECORD_BYTES_MAX}")]
     RecordTooLong {
@@ -158,9 +164,12 @@ impl<W: Write> ImageWriter<W> {
     /// Ends the image and gives back what it was written to.
     ///
     /// # Errors
-    /// [`WriteError::DataMissing`]; [`WriteError::Write`].
+    /// [`WriteError::DataMissing`]; [`WriteError::Empty`]; [`WriteError::Write`].
     pub fn finish(mut self) -> Result<W, WriteError> {
         self.complete()?;
+        if self.format.is_gpu() && self.index == 0 {
+            return Err(WriteError::Empty { kind: self.format.name });
+        }
         self.out.flush()?;
         self.out.into_inner().map_err(|error| WriteError::Write(error.into_error()))
     }
@@ -223,6 +232,7 @@ impl<W: Write> ImageWriter<W> {
     /// Writes the length before contents of AMD buffers.
     pub(crate) fn claimed_bytes(&mut self, len: u64) -> Result<(), WriteError> {
         self.owed.rest = true;
+        self.index += 1;
         Ok(self.out.write_all(&len.to_le_bytes())?)
     }
 

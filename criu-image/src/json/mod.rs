@@ -22,6 +22,8 @@ use crate::image::WriteError;
 
 pub(crate) use decode::{field, message};
 pub(crate) use items::{Item, Items, Value};
+#[cfg(test)]
+pub(crate) use parse::HELD_BYTES_MAX;
 pub(crate) use print::Printer;
 
 pub use export::{ImageCount, JsonOptions, count_entries, decode_json};

@@ -109,6 +109,17 @@ fn buffers_shared_between_processes_come_back() {
 }
 
 #[test]
+fn files_without_their_only_record_are_refused() {
+    for kind in ["KFD", "RENDER_NODE", "DMABUF", "PAGES", "DRM_PAGES"] {
+        let json = format!("{{\"magic\": \"AMDGPU_{kind}\", \"entries\": []}}");
+        crate::refused(&json, &format!("AMDGPU_{kind} has one record, and none was written"));
+    }
+    let twice = r#"{"gem_handle": 1}, {"gem_handle": 2}"#;
+    let json = format!("{{\"magic\": \"AMDGPU_DMABUF\", \"entries\": [{twice}]}}");
+    crate::refused(&json, "entry 1: ");
+}
+
+#[test]
 fn damaged_files_are_errors() {
     let dir = tempfile::tempdir().expect("a folder");
     let whole = fs::read(fixtures().join("gpu-tree/amdgpu-renderD-21.img")).expect("it");
