@@ -225,7 +225,10 @@ impl Manifest {
         let mut buffer = vec![0; BLOCK_BYTES];
         for (name, sum) in &self.files {
             let fail = |source| ManifestError::Read { file: name.clone(), source };
-            let file = File::open(dir.join(name)).map_err(fail)?;
+            let file = match File::open(dir.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(fail)?,
+            };
             let mut left = sum.len_bytes;
             for index in 0..sum.blocks.len() {
                 let block = &mut buffer[..left.min(BLOCK_BYTES as u64) as usize];
@@ -251,8 +254,11 @@ impl Manifest {
                     let saved_bytes = sum.len_bytes;
                     return Err(ManifestError::Length { file, here_bytes, saved_bytes });
                 }
+                // Statistics are no part of the state: whoever has removed them may restore.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(ManifestError::Missing { file: name.clone() });
+                    if name.ends_with(".img") {
+                        return Err(ManifestError::Missing { file: name.clone() });
+                    }
                 }
                 Err(source) => return Err(ManifestError::Read { file: name.clone(), source }),
             }

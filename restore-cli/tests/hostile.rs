@@ -165,6 +165,7 @@ fn any_flipped_bit_is_found_where_there_is_a_manifest() {
         let text = fs::read(images.join(criu_image::MANIFEST_NAME)).expect("a manifest");
         fs::write(&manifest, &text).expect("room");
         copy.files.push((manifest, text));
+        assert!(copy.restores("the undamaged images"));
         let mut flips = 0;
         for (path, bytes) in &copy.files {
             let step = (bytes.len() / VERIFIED_FLIPS_PER_FILE).max(1);
