@@ -34,6 +34,24 @@ fn marks(tree: &Tree) -> BTreeMap<String, String> {
     marks
 }
 
+/// The marks of a tree whose threads have all begun: a new one first maps memory of its own.
+fn settled_marks(tree: &Tree) -> BTreeMap<String, String> {
+    let begin = Instant::now();
+    let is_running = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R'))
+    };
+    let runs = |pid: &i32| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks.into_iter().any(is_running)
+    };
+    while tree.pids.iter().any(runs) {
+        assert!(begin.elapsed().as_secs() < 30, "some thread keeps running");
+        std::thread::yield_now();
+    }
+    marks(tree)
+}
+
 fn check_unharmed(tree: &mut Tree, before: &BTreeMap<String, String>, what: &str) {
     tree.wait_until_untraced();
     assert_eq!(&marks(tree), before, "{what}");
@@ -54,7 +72,7 @@ fn failure_at_any_step_leaves_the_tree_running_and_no_images() {
         let mut tree = Tree::start(dir, &SMALL);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = marks(&tree);
+        let before = settled_marks(&tree);
         let mut step = 0;
         loop {
             let at = step.to_string();
@@ -156,7 +174,7 @@ fn full_disk_is_a_clean_failure() {
         let mut tree = Tree::start(dir, &["2", "4", "1"]);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = marks(&tree);
+        let before = settled_marks(&tree);
         for kib in [64, 400, 3000, 6000] {
             let size = format!("size={kib}k");
             let tmpfs = Some("tmpfs");
@@ -179,7 +197,7 @@ fn what_cannot_be_captured_is_listed_and_left_running() {
         let mut tree = Tree::start(dir, &["socket"]);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = marks(&tree);
+        let before = settled_marks(&tree);
         let status = tree.dump_command(&images, &[]).status().expect("thaw runs");
         assert_eq!(status.code(), Some(4));
         let text = errors(&images.join("dump.log"));
