@@ -429,7 +429,7 @@ impl Remote {
             if done.load(Ordering::Acquire) == self.posted {
                 return Ok(());
             }
-            if has_exited(self.process.as_fd()) {
+            if has_exited(self.process.as_fd()) || is_zombie(self.tid) {
                 return Err(CallError::Died { what, tid: self.tid });
             }
             if begin.elapsed() > BATCH_WAIT_MAX {
@@ -476,6 +476,13 @@ pub(crate) fn prepare_slot(slot: &Slot, life: Life) {
     };
     // SAFETY: the slot is mapped writable and no task runs on it yet.
     unsafe { slot.head().write(head) };
+}
+
+/// Whether a task has ended and waits to be collected. The pidfd of a process says nothing as long
+/// as another of its threads is such a one, which a tracer's threads are until it looks.
+fn is_zombie(tid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
 }
 
 /// Whether the process of this pidfd has exited (it may still have to be reaped).
