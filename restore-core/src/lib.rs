@@ -35,7 +35,10 @@ pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
     Leave, dump, keep,
 };
-pub use contract::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId, StepKind};
+pub use contract::{
+    DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule, ScheduleError,
+    Scheduler, StepId, StepKind,
+};
 pub use engine::{
     Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
 };
