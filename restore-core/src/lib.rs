@@ -37,10 +37,11 @@ pub use capture::{
 };
 pub use contract::{
     DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule, ScheduleError,
-    Scheduler, StepId, StepKind,
+    Scheduler, StepId, StepKind, TraceEvent, TraceStage,
 };
 pub use engine::{
-    Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
+    CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
+    restore,
 };
 pub use files::FilesError;
 pub use host::{Host, Vdso};

@@ -22,8 +22,7 @@ use criu_image::{Checkpoint, FileId};
 pub(crate) use gpus::GpuPlan;
 pub(crate) use mappings::{DeviceMap, is_device};
 pub(crate) use work::{
-    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdBuffer, KfdState, RenderWork,
-    Through, Work,
+    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdState, RenderWork, Through, Work,
 };
 
 use super::{Options, PlanError};
