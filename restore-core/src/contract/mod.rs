@@ -9,7 +9,9 @@ mod outline;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use graph::OutlineError;
 pub use outline::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId, StepKind};
 pub use schedule::{Schedule, ScheduleError, Scheduler};
+pub use trace::{Checked, TraceEvent, TraceStage, Violation, check};
