@@ -95,7 +95,13 @@ impl DeviceMap {
         map
     }
 
-    fn add(&mut self, pid: u32, device: Device, (offset_bytes, size_bytes): (u64, u64), buffer: BufferKey) {
+    fn add(
+        &mut self,
+        pid: u32,
+        device: Device,
+        (offset_bytes, size_bytes): (u64, u64),
+        buffer: BufferKey,
+    ) {
         if size_bytes > 0 {
             let shown = Shown { offset_bytes, size_bytes, buffer };
             self.shown.entry((pid, device)).or_default().push(shown);

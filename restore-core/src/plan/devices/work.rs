@@ -195,9 +195,8 @@ impl Builder<'_> {
     }
 
     fn kfd_state(&self, file: FileId, kfd: &KfdImage) -> Result<KfdState, Refusal> {
-        let fail = |what: String| {
-            Err(Refusal::new(what, place_of(self.checkpoint, file), kfd.entry.pid))
-        };
+        let fail =
+            |what: String| Err(Refusal::new(what, place_of(self.checkpoint, file), kfd.entry.pid));
         let mut devices = Vec::new();
         for device in kfd.entry.device_entries.iter().filter(|device| device.gpu_id != 0) {
             let Some(place) = self.gpus.of_kfd(file, device.gpu_id) else {
