@@ -36,8 +36,8 @@ pub use capture::{
     Leave, dump, keep,
 };
 pub use contract::{
-    DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule, ScheduleError,
-    Scheduler, StepId, StepKind, TraceEvent, TraceStage,
+    Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
+    ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
 pub use engine::{
     CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
