@@ -39,6 +39,8 @@ pub use contract::{
     Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
     ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
+#[doc(hidden)]
+pub use engine::Sabotage;
 pub use engine::{
     CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
     restore,
