@@ -51,11 +51,17 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         tell.error(&format!("cannot read /proc: {error}"));
         UNFIT_HOST
     })?;
+    let host = match checkpoint.gpu.is_empty() {
+        true => host,
+        false => host.with_gpus().map_err(|error| {
+            tell.error(&chain(&error));
+            UNFIT_HOST
+        })?,
+    };
     let plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
         tell.error(&chain(&error));
-        match error {
-            PlanError::Refused(list) => list_refusals(&list, tell),
-            PlanError::Tree(_) | PlanError::Host(_) => {}
+        if let PlanError::Refused(list) = error {
+            list_refusals(&list, tell);
         }
         UNFIT_HOST
     })?;
@@ -103,9 +109,10 @@ fn log_event(log: &mut Log, event: &Event) {
             let text = format!("{workers} worker(s), {objects} open object(s)");
             log.line(Level::Info, &text);
         }
-        Event::Step { pid, stage, begin, end } => {
-            let time = end.duration_since(*begin).as_micros();
-            log.line(Level::Debug, &format!("pid {pid}: {} took {time} us", stage.name()));
+        Event::Step(event) => {
+            let time = (event.end_ns - event.begin_ns) / 1000;
+            let (pid, stage) = (event.pid, event.stage.name());
+            log.line(Level::Debug, &format!("pid {pid}: {stage} took {time} us"));
         }
         Event::Reached(stage) => {
             log.line(Level::Info, &format!("stage {} is complete", stage.name()));

@@ -39,8 +39,11 @@ pub use contract::{
     Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
     ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
+#[doc(hidden)]
+pub use engine::Sabotage;
 pub use engine::{
-    Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
+    CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
+    restore,
 };
 pub use files::FilesError;
 pub use host::{Host, Vdso};

@@ -260,7 +260,9 @@ impl<'a> Judge<'a> {
     /// Rule 4: a process has one worker for its life.
     fn workers(&self) -> Result<(), Box<Violation>> {
         let mut seen: BTreeMap<i32, &TraceEvent> = BTreeMap::new();
-        for event in self.events.iter().filter(|event| event.stage != TraceStage::Contents) {
+        // The coordinator resumes queues, by pid; anybody copies contents.
+        let apart = |stage| matches!(stage, TraceStage::Contents | TraceStage::Resume);
+        for event in self.events.iter().filter(|event| !apart(event.stage)) {
             let first = *seen.entry(event.pid).or_insert(event);
             if first.worker != event.worker {
                 let names = (self.name(first), self.name(event));

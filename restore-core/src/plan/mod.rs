@@ -22,7 +22,8 @@ pub(crate) use tree::{Group, Member, Role};
 
 use gpu_kfd::{Rules, UserMap};
 
-use crate::contract::{Outline, Schedule};
+use crate::contract::{Outline, Schedule, ScheduleError, Scheduler};
+use crate::engine::Sabotage;
 use crate::files::{self, EpollAdd, FilesPlan, ObjectKey};
 use crate::host::Host;
 use crate::refusal::Refusal;
@@ -56,6 +57,9 @@ pub struct Options {
     pub copy_buffer_bytes: usize,
     /// Read buffers back and compare them before anything runs (`--verify`).
     pub verify_contents: bool,
+    /// An engine that breaks the contract, for tests of its judges.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
@@ -72,6 +76,7 @@ impl Default for Options {
             gpu_map: UserMap::default(),
             copy_buffer_bytes: gpu_kfd::BOUNCE_BYTES_DEFAULT,
             verify_contents: false,
+            sabotage: None,
         }
     }
 }
@@ -91,9 +96,9 @@ pub enum PlanError {
     /// The checkpoint needs GPUs, and the host has no driver for them.
     #[error("the checkpoint needs AMD GPUs, and this host has none (is the amdgpu driver loaded?)")]
     NoGpus,
-    /// A saved state of shared buffers makes each of some files wait for another.
-    #[error("device files wait for each other in a circle: {0}")]
-    Circle(String),
+    /// The device files cannot be restored in the order that was asked for, or in any.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     /// This host lacks something that the checkpoint needs.
     #[error("this host cannot take the checkpoint: {0}")]
     Host(HostMismatch),
@@ -190,6 +195,12 @@ impl ProcessPlan {
         matches!(&self.kind, Kind::Live(live) if !live.memory.lent.mappings.is_empty())
     }
 
+    /// Whether the process has state in the KFD driver, which is resumed at the end.
+    pub(crate) fn has_gpu_state(&self) -> bool {
+        let Kind::Live(live) = &self.kind else { return false };
+        live.devices.iter().any(|device| matches!(device.work, devices::Work::Kfd(Some(_))))
+    }
+
     /// Descriptors of the restorer that this process needs.
     pub(crate) fn objects(&self) -> BTreeSet<ObjectKey> {
         let mut keys = BTreeSet::new();
@@ -262,6 +273,7 @@ impl RestorePlan {
         };
         let images = checkpoint.images.clone();
         let outline = devices.outline;
+        Scheduler::new(&outline, options.schedule.clone())?;
         let mut parts = memories.into_iter().zip(epolls).zip(devices.processes);
         let mut kinds: Vec<Option<Kind>> = Vec::new();
         for process in std::mem::take(&mut checkpoint.processes) {
@@ -328,6 +340,16 @@ impl RestorePlan {
             images,
             outline,
         })
+    }
+
+    /// Chooses another schedule: an order can only be named when the steps are known.
+    ///
+    /// # Errors
+    /// The order is not one of the legal ones.
+    pub fn set_schedule(&mut self, schedule: Schedule) -> Result<(), ScheduleError> {
+        Scheduler::new(&self.outline, schedule.clone())?;
+        self.options.schedule = schedule;
+        Ok(())
     }
 
     /// The device steps and what they wait for: what a dry run shows, and what a trace begins with.

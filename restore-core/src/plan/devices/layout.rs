@@ -64,11 +64,6 @@ impl Layout {
         layout
     }
 
-    /// The process that restores a file.
-    pub(super) fn owner(&self, file: FileId) -> Option<usize> {
-        Some(self.steps[*self.home.get(&file)?].process)
-    }
-
     /// Files that a process restores itself, in their order.
     pub(super) fn of(&self, process: usize) -> impl Iterator<Item = &Placed> {
         self.steps.iter().filter(move |placed| placed.process == process && !placed.received)

@@ -12,6 +12,8 @@ mod buffers;
 mod gpus;
 mod layout;
 mod mappings;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +24,7 @@ use criu_image::{Checkpoint, FileId};
 pub(crate) use gpus::GpuPlan;
 pub(crate) use mappings::{DeviceMap, is_device};
 pub(crate) use work::{
-    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdBuffer, KfdState, RenderWork,
-    Through, Work,
+    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdState, RenderWork, Through, Work,
 };
 
 use super::{Options, PlanError};
