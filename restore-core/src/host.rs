@@ -60,7 +60,7 @@ impl Host {
     /// The driver's topology is there and cannot be understood.
     pub fn with_gpus(mut self) -> Result<Self, gpu_kfd::TopologyError> {
         if std::path::Path::new(gpu_kfd::Topology::SYSFS).exists() {
-            self.gpus = Some(gpu_kfd::Topology::read(gpu_kfd::Topology::SYSFS)?);
+            self.gpus = Some(gpu_kfd::Topology::read_without_caches(gpu_kfd::Topology::SYSFS)?);
         }
         Ok(self)
     }

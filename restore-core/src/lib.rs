@@ -36,9 +36,11 @@ pub use capture::{
     Leave, UndoError, UnpauseError, dump, keep,
 };
 pub use contract::{
-    DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule, ScheduleError,
-    Scheduler, StepId, StepKind, TraceEvent, TraceStage,
+    Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
+    ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
+#[doc(hidden)]
+pub use engine::Sabotage;
 pub use engine::{
     CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
     restore,

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::outline::{DeviceStep, EdgeReason, Outline, StepId, StepKind};
+use super::outline::{EdgeReason, Outline, StepId, StepKind};
 
 /// What an outline breaks. The planner promises that it never does; it is checked all the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -201,18 +201,14 @@ fn check_chain(outline: &Outline, chain: &Range<usize>) -> Result<(), OutlineErr
         return Err(OutlineError::RenderFirst { render: label(render), kfd: label(kfd) });
     }
     for kind in [StepKind::Kfd, StepKind::Render, StepKind::DmaBuf, StepKind::Receive] {
-        let same: Vec<usize> = chain.clone().filter(|&number| is(number, kind)).collect();
-        for pair in same.windows(2) {
-            if descriptor(&outline.steps[pair[0]]) > descriptor(&outline.steps[pair[1]]) {
-                let (first, second) = (label(pair[0]), label(pair[1]));
-                return Err(OutlineError::Descending { first, second });
-            }
+        let same = chain.clone().filter(|&number| is(number, kind));
+        // Files that only mappings refer to have no descriptor, and any place.
+        let first_fd = |number: usize| Some((*outline.steps[number].fds.first()?, number));
+        let placed: Vec<(i32, usize)> = same.filter_map(first_fd).collect();
+        if let Some(pair) = placed.windows(2).find(|pair| pair[0].0 > pair[1].0) {
+            let (first, second) = (label(pair[0].1), label(pair[1].1));
+            return Err(OutlineError::Descending { first, second });
         }
     }
     Ok(())
-}
-
-/// What a file is ordered by; files that only mappings refer to come last.
-fn descriptor(step: &DeviceStep) -> i32 {
-    step.fds.first().copied().unwrap_or(i32::MAX)
 }

@@ -12,6 +12,7 @@ mod devices;
 mod finish;
 mod memory;
 mod pool;
+mod sabotage;
 mod signals;
 mod target;
 mod threads;
@@ -29,6 +30,8 @@ use gpu_kfd::{DeviceError, KfdFd};
 use nix::errno::Errno;
 
 pub use devices::copy::CopyError;
+#[doc(hidden)]
+pub use sabotage::Sabotage;
 pub use worker::Stage;
 pub use xstate::XstateError;
 
@@ -378,7 +381,7 @@ fn carry_out(
     pool.create(leader, count, brood, observe)?;
     let guard = start_guard(guard_slot, &ids, brood)?;
     files.open_late()?;
-    pool.devices(&outline, options.schedule, &step_targets, observe)?;
+    pool.devices(&outline, (options.schedule, options.sabotage), &step_targets, observe)?;
     pool.stage(Stage::Build, observe)?;
     files.arm_timers()?;
     pool.stage(Stage::Freeze, observe)?;
@@ -446,7 +449,8 @@ fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .unwrap_or(0);
-    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding })
+    let ignores_edges = plan.options.sabotage == Some(Sabotage::EdgeIgnored);
+    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding, ignores_edges })
 }
 
 /// Starts the guard. Its pid may be one that a thread of the tree is still to take: ids are given

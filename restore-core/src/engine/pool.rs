@@ -12,10 +12,11 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use super::copiers::Copiers;
 use super::devices::Product;
 use super::devices::copy::Copied;
+use super::sabotage::{Chooser, Sabotage, leak};
 use super::target::Target;
 use super::worker::{self, Order, Report, Surroundings};
 use super::{Event, RestoreError, Stage};
-use crate::contract::{DeviceStep, Outline, Schedule, Scheduler, StepId, TraceEvent, TraceStage};
+use crate::contract::{DeviceStep, Outline, Schedule, StepId, TraceEvent, TraceStage};
 use crate::plan::RestorePlan;
 use crate::remote::ring::Remote;
 use crate::remote::spawn::Brood;
@@ -133,7 +134,11 @@ impl Pool {
             .name(format!("worker {worker}"))
             .spawn(move || {
                 birth.report(worker);
-                worker::run(&receive, &reports, &host);
+                let run = || worker::run(&receive, &reports, &host);
+                // A panic is a bug; the coordinator must hear of it.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+                    let _ = reports.send(Report::Failed(Box::new(RestoreError::WorkerLost)));
+                }
             })
             .map_err(|source| RestoreError::Setup { what: "start a worker", source })?;
         Ok(Hand { orders, thread })
@@ -243,12 +248,14 @@ impl Pool {
     pub(super) fn devices(
         &mut self,
         outline: &Outline,
-        schedule: Schedule,
+        schedule: (Schedule, Option<Sabotage>),
         targets: &[usize],
         observe: &mut dyn FnMut(Event),
     ) -> Result<(), RestoreError> {
-        let scheduler = Scheduler::new(outline, schedule);
+        let (schedule, sabotage) = schedule;
+        let scheduler = Chooser::new(outline, schedule, sabotage);
         let mut scheduler = scheduler.map_err(RestoreError::Schedule)?;
+        let mut last = None;
         let mut given: BTreeMap<StepId, Vec<Product>> = BTreeMap::new();
         while !scheduler.is_done() {
             for step in scheduler.start() {
@@ -260,7 +267,10 @@ impl Pool {
             let Some(report) = self.hear(outline, "a device step", observe)? else { continue };
             match report {
                 Report::Event(event) => observe(Event::Step(event)),
-                Report::Device { step, products, copies } => {
+                Report::Device { step, products, mut copies } => {
+                    if sabotage == Some(Sabotage::StateLeaked) {
+                        leak(&mut last, &mut copies);
+                    }
                     hand_on(outline, step, products, &mut given)?;
                     if let Some(copiers) = &mut self.copiers {
                         copiers.queue(copies);

@@ -58,6 +58,8 @@ pub(super) struct Surroundings {
     pub(super) loginuid: u32,
     /// Capabilities in the restorer's bounding set.
     pub(super) bounding: u64,
+    /// For tests: see `sabotage`.
+    pub(super) ignores_edges: bool,
 }
 
 /// From the coordinator.
@@ -104,7 +106,9 @@ pub(super) fn run(orders: &Receiver<Order>, reports: &Sender<Report>, host: &Sur
                 Ok(())
             }
             Order::Born(index, leader) => born(&mut targets, index, leader, host, &tell),
-            Order::Device { index, step, given } => device(&mut targets, index, step, given, &tell),
+            Order::Device { index, step, given } => {
+                device(&mut targets, index, (step, given), host, &tell)
+            }
             Order::Begin(stage) => begin(&mut targets, stage, host, &tell),
         };
         if let Err(error) = result {
@@ -168,14 +172,15 @@ fn born(
 fn device(
     targets: &mut [Target],
     index: usize,
-    step: StepId,
-    given: Vec<Product>,
+    (step, given): (StepId, Vec<Product>),
+    host: &Surroundings,
     tell: &Tell<'_>,
 ) -> Result<(), RestoreError> {
     let target = find(targets, index);
     let pid = target.plan.pid;
-    let done =
-        tell.timed(TraceStage::Device, (pid, Some(step)), || target.restore_device(step, given));
+    let done = tell.timed(TraceStage::Device, (pid, Some(step)), || {
+        target.restore_device(step, given, host.ignores_edges)
+    });
     // The coordinator knows what the step is called.
     let done = done.map_err(|source| RestoreError::DeviceStep { step, source })?;
     let _ =

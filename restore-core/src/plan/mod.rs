@@ -23,6 +23,7 @@ pub(crate) use tree::{Group, Member, Role};
 use gpu_kfd::{Rules, UserMap};
 
 use crate::contract::{Outline, Schedule, ScheduleError, Scheduler};
+use crate::engine::Sabotage;
 use crate::files::{self, EpollAdd, FilesPlan, ObjectKey};
 use crate::host::Host;
 use crate::refusal::Refusal;
@@ -56,6 +57,9 @@ pub struct Options {
     pub copy_buffer_bytes: usize,
     /// Read buffers back and compare them before anything runs (`--verify`).
     pub verify_contents: bool,
+    /// An engine that breaks the contract, for tests of its judges.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
@@ -72,6 +76,7 @@ impl Default for Options {
             gpu_map: UserMap::default(),
             copy_buffer_bytes: gpu_kfd::BOUNCE_BYTES_DEFAULT,
             verify_contents: false,
+            sabotage: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod orders;
 mod schedule;
+mod trace;
 
 use gpu_kfd::{GpuId, HostGpuId};
 use proptest::prelude::*;

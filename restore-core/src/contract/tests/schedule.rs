@@ -147,9 +147,11 @@ fn outlines_that_break_a_rule_are_refused() {
 }
 
 #[test]
-fn a_kfd_file_may_have_any_descriptor() {
+fn a_kfd_file_may_have_any_descriptor_and_a_mapped_file_none() {
     let mut above = outline(&[3], &[]);
     above.steps[0].fds = vec![100];
-    above.steps[2].fds = vec![]; // only mappings refer to it: last
-    assert!(Scheduler::new(&above, Schedule::Concurrent).is_ok());
+    for mapped in [1, 2] {
+        above.steps[mapped].fds = vec![];
+        assert!(Scheduler::new(&above, Schedule::Concurrent).is_ok());
+    }
 }

@@ -67,6 +67,8 @@ struct Hands<'a> {
     restorer: i32,
     given: Vec<Product>,
     done: Done,
+    /// For tests: see `sabotage`.
+    ignores_edges: bool,
 }
 
 impl Target {
@@ -75,6 +77,7 @@ impl Target {
         &mut self,
         step: StepId,
         given: Vec<Product>,
+        ignores_edges: bool,
     ) -> Result<Done, StepError> {
         let Self { leader, plan, sources, devices, .. } = self;
         let leader = leader.as_mut().expect("a target is used only after its birth");
@@ -85,7 +88,7 @@ impl Target {
         let plan = plan.expect("the coordinator knows whose step it is");
         let restorer = sources.restorer;
         let done = Done::default();
-        let mut hands = Hands { leader, devices, plan, restorer, given, done };
+        let mut hands = Hands { leader, devices, plan, restorer, given, done, ignores_edges };
         let number = match &plan.work {
             Work::Kfd(state) => hands.kfd(state.as_deref())?,
             Work::Render(work) => hands.render(work)?,

@@ -50,14 +50,16 @@ impl Hands<'_> {
         let object = buffer.object;
         let wanted = self.is_wanted(object);
         let given = match buffer.source {
-            GemSource::Import => Some(self.dmabuf_of(object)?),
+            GemSource::Import(_) if self.ignores_edges => None,
+            GemSource::Import(_) => Some(self.dmabuf_of(object)?),
             GemSource::Make { .. } => None,
         };
         let mut target = node(self, number, minor);
         let handle = match (&buffer.source, &given) {
-            (GemSource::Make { with, .. }, _) => target.gem_create(with)?,
-            (GemSource::Import, Some(given)) => target.prime_import(given.as_fd())?,
-            (GemSource::Import, None) => unreachable!("it was taken above"),
+            (GemSource::Import(_), Some(given)) => target.prime_import(given.as_fd())?,
+            (GemSource::Make { with, .. } | GemSource::Import(with), _) => {
+                target.gem_create(with)?
+            }
         };
         check(handle, buffer.handle, minor)?;
         for mapping in &buffer.mappings {
@@ -66,7 +68,7 @@ impl Hands<'_> {
         let offset = target.gem_mmap(handle);
         let contents = match &buffer.source {
             GemSource::Make { contents, .. } => contents.clone(),
-            GemSource::Import => None,
+            GemSource::Import(_) => None,
         };
         let exported = match wanted || contents.is_some() {
             true => Some(target.prime_export(handle)?),

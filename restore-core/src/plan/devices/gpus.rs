@@ -67,8 +67,8 @@ impl GpuPlan {
             }
         };
         let map = plan.translated(&options.gpu_map, machine);
-        let found = match_gpus(&saved, topology, options.gpu_rules, &map)
-            .map_err(|refusal| PlanError::Gpus(refusal))?;
+        let found =
+            match_gpus(&saved, topology, options.gpu_rules, &map).map_err(PlanError::Gpus)?;
         for device in machine.iter().filter(|device| device.gpu_id != 0) {
             let id = GpuId(device.gpu_id);
             let Some(place) = found.host_of(id).and_then(|here| place(topology, here)) else {
@@ -205,6 +205,9 @@ fn saved_topology(
         };
         device.iolinks.iter().map(link).collect()
     };
+    // Upstream writes the last node first; the match prefers to keep the order of nodes.
+    let mut devices: Vec<&KfdDeviceEntry> = devices.iter().collect();
+    devices.sort_by_key(|device| device.node_id);
     let gpus = devices.iter().filter(|device| device.gpu_id != 0).map(|device| SavedGpu {
         id: GpuId(device.gpu_id),
         node: device.node_id,

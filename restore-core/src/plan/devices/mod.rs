@@ -12,6 +12,8 @@ mod buffers;
 mod gpus;
 mod layout;
 mod mappings;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};

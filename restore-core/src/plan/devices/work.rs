@@ -133,8 +133,12 @@ pub(crate) struct GemBuffer {
 /// How a file comes to have a buffer.
 #[derive(Debug)]
 pub(crate) enum GemSource {
-    Make { with: GemCreateIn, contents: Option<Contents> },
-    Import,
+    Make {
+        with: GemCreateIn,
+        contents: Option<Contents>,
+    },
+    /// It is imported; what it would be made with.
+    Import(GemCreateIn),
 }
 
 pub(super) struct Builder<'a> {
@@ -274,7 +278,7 @@ impl Builder<'_> {
         outline.buffers = buffers.len();
         outline.content_bytes = total(buffers.iter().map(|buffer| match &buffer.source {
             GemSource::Make { contents, .. } => contents,
-            GemSource::Import => &None,
+            GemSource::Import(_) => &None,
         }));
         let compute = self.is_compute(placed, node).then_some(place.here);
         Ok(Work::Render(Box::new(RenderWork { minor: place.minor, compute, buffers })))
@@ -289,6 +293,13 @@ impl Builder<'_> {
     ) -> Result<GemBuffer, Refusal> {
         let key = BufferKey { file, index };
         let object = self.sharing.object(key);
+        let domains = u64::from(bo.preferred_domains);
+        let with = GemCreateIn {
+            bo_size: bo.size,
+            alignment: bo.alignment * PAGE_BYTES,
+            domains,
+            domain_flags: bo.alloc_flags & SETTABLE,
+        };
         let source = match self.sharing.maker(object) {
             Some(maker) if maker == key => {
                 let image = drm_pages_name(file, node.drm_render_minor, index);
@@ -296,7 +307,6 @@ impl Builder<'_> {
                     let what = format!("buffer {} without its contents, {image}", bo.handle);
                     return Err(Refusal::of_tree(what, place_of(self.checkpoint, file)));
                 }
-                let domains = u64::from(bo.preferred_domains);
                 let contents = (bo.size > 0).then_some(Contents {
                     image,
                     offset_bytes: GPU_HEAD_BYTES,
@@ -304,15 +314,9 @@ impl Builder<'_> {
                     minor: place.minor,
                     in_system: domains & domain::VRAM == 0,
                 });
-                let with = GemCreateIn {
-                    bo_size: bo.size,
-                    alignment: bo.alignment * PAGE_BYTES,
-                    domains,
-                    domain_flags: bo.alloc_flags & SETTABLE,
-                };
                 GemSource::Make { with, contents }
             }
-            _ => GemSource::Import,
+            _ => GemSource::Import(with),
         };
         let mapping = |entry: &criu_image::record::DrmVmEntry| GemVmEntry {
             addr: entry.addr,
