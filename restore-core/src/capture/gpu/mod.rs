@@ -74,7 +74,7 @@ pub(crate) fn look(
     }
     let kfds = kfd::look(files, facts, paused, steps, refusals)?;
     steps.next("read the topology of the GPUs")?;
-    let topology = Topology::read(Topology::SYSFS)
+    let topology = Topology::read_without_caches(Topology::SYSFS)
         .map_err(|source| DumpError::Topology { source: Box::new(source) })?;
     let renders = render::look(files, facts, &kfds, steps, refusals)?;
     let (dmabufs, sharing) = (Vec::new(), Sharing::default());
