@@ -245,3 +245,43 @@ fn process_that_dies_meanwhile_harms_no_other() {
         println!("{rounds} deaths, {failed} dumps failed of it");
     });
 }
+
+/// A version 2 control group of its own for a tree, if this machine has them.
+fn own_group(tree: &Tree) -> Option<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let group = Path::new(line.split(' ').nth(4)?).join(format!("thaw-test-{}", tree.root()));
+    fs::create_dir(&group).ok()?;
+    for pid in &tree.pids {
+        fs::write(group.join("cgroup.procs"), pid.to_string()).ok()?;
+    }
+    Some(group)
+}
+
+#[test]
+fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
+    let name = "tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again";
+    live(name, |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let Some(group) = own_group(&tree) else {
+            support::skip(name, "no control groups of version 2 can be made here");
+            return tree.kill();
+        };
+        let before = marks(&tree);
+        let frozen = || fs::read_to_string(group.join("cgroup.freeze")).expect("a switch");
+        for (round, args) in [&["-R", "--fail-at=40"][..], &["-R"][..]].into_iter().enumerate() {
+            let images = dir.join(format!("images-{round}"));
+            fs::create_dir(&images).expect("a folder");
+            // Its groups are not ours: without the option that is refused.
+            let refused = tree.dump_command(&images, &[]).status().expect("thaw runs");
+            assert_eq!(refused.code(), Some(4));
+            let args = [args, &["--manage-cgroups=ignore"]].concat();
+            let status = tree.dump_command(&images, &args).status().expect("thaw runs");
+            assert_eq!(status.success(), round == 1, "{}", errors(&images.join("dump.log")));
+            assert_eq!(frozen().trim(), "0");
+            check_unharmed(&mut tree, &before, &format!("round {round}"));
+        }
+        tree.kill();
+        fs::remove_dir(&group).expect("it is empty");
+    });
+}

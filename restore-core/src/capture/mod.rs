@@ -9,6 +9,7 @@
 mod ask;
 mod facts;
 mod files;
+mod freezer;
 mod identity;
 mod keeper;
 mod memory;
@@ -348,7 +349,9 @@ fn carry_out(
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
     let begin = Instant::now();
+    let group = freezer::Frozen::group_of(options.root);
     tree.freeze(options.root, steps)?;
+    drop(group); // every thread is held by us now
     let freezing = begin.elapsed();
     let processes = tree.members.len();
     let threads = tree.members.iter().map(|member| member.threads.len()).sum();
