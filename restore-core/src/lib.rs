@@ -32,7 +32,7 @@ mod remote;
 
 pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
-    Leave, dump, keep,
+    Leave, Mishap, dump, keep,
 };
 pub use engine::{
     Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::proc::{self, stat::Stat};
 use super::steps::Steps;
 use super::task::{self, restart, restart::Slept};
-use super::{DumpError, Leave};
+use super::{DumpError, Leave, memory};
 use crate::remote::freeze::FreezeError;
 use crate::remote::tracee::Tracee;
 
@@ -117,7 +117,10 @@ impl Tree {
                     // The leader comes first; its id is the lowest to be listed only mostly.
                     member.threads.sort_by_key(|thread| thread.tid() != member.pid);
                     if !member.is_zombie() && member.threads[0].tid() != member.pid {
-                        return Err(DumpError::LeaderGone { pid: member.pid });
+                        let pid = member.pid;
+                        let live = member.threads.iter().all(Tracee::is_held);
+                        let (gone, died) = (DumpError::LeaderGone { pid }, DumpError::Died { pid });
+                        return Err(if live { gone } else { died });
                     }
                     index += 1;
                 }
@@ -131,6 +134,19 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// Checks that every process is held since it was stopped: what was read of one that was killed
+    /// meanwhile may have been read of a process that was being taken apart.
+    ///
+    /// # Errors
+    /// [`DumpError::Died`].
+    pub(crate) fn check_held(&self) -> Result<(), DumpError> {
+        let dead = |member: &&Member| !member.threads.iter().all(Tracee::is_held);
+        match self.members.iter().find(dead) {
+            Some(member) => Err(DumpError::Died { pid: member.pid }),
+            None => Ok(()),
+        }
     }
 
     /// Lets every task go, as it was found. What fails is a task that has gone.
@@ -175,17 +191,25 @@ impl Tree {
 /// signal had come: those are made again.
 fn resume_call(thread: &mut Tracee, slept: &BTreeMap<i32, Slept>) {
     let mut regs = *thread.registers();
-    // A time given by a pointer could be set right in images only: `EINTR` is what it is, then.
-    if !restart::ended_by_stop(&regs) || restart::points_to_time(&regs) {
+    if !restart::ended_by_stop(&regs) {
         return;
     }
     let pending = |shared| thread.pending_signals(shared).unwrap_or_default();
     let mask = thread.signal_mask();
     let due = task::is_due(&pending(false), mask) || task::is_due(&pending(true), mask);
-    if !due {
-        let slept = slept.get(&thread.tid()).copied();
-        let known = restart::Known { slept, signal: false, word: &|_| None };
-        restart::rewind(&mut regs, &known);
+    if due {
+        return;
+    }
+    let tid = thread.tid();
+    let slept = slept.get(&tid).map(Slept::until_now);
+    let word = |address| memory::word_at(tid, address);
+    let patch = restart::rewind(&mut regs, &restart::Known { slept, signal: false, word: &word });
+    // Without the rest of its time the call would last too long: then it is `EINTR`.
+    let ready = match patch {
+        Some(patch) => thread.write(patch.address, &patch.bytes).is_ok(),
+        None => !restart::points_to_time(thread.registers()),
+    };
+    if ready {
         thread.go_on_with(regs);
     }
 }
@@ -242,22 +266,18 @@ fn out_of_reach(pid: i32, tid: i32) -> DumpError {
     }
 }
 
-/// Waits until the threads that were seized have stopped. One that ends meanwhile is dropped.
+/// Waits until the threads that were seized have stopped. One that ends meanwhile is dropped: the
+/// first thread last, since its end is told after that of all others.
 fn settle_new(member: &mut Member, steps: &Steps) -> Result<(), DumpError> {
-    let mut index = 0;
-    while index < member.threads.len() {
+    for index in (0..member.threads.len()).rev() {
         let thread = &mut member.threads[index];
         if thread.is_settled() {
-            index += 1;
             continue;
         }
         steps.next("wait for a thread to stop")?;
         match thread.settle(steps.patience(STOP_WAIT_MAX)) {
-            Ok(group) => {
-                member.stopped_by = member.stopped_by.or(group);
-                index += 1;
-            }
-            Err(FreezeError::Unexpected { .. })
+            Ok(group) => member.stopped_by = member.stopped_by.or(group),
+            Err(FreezeError::Unexpected { .. } | FreezeError::Died { .. })
             | Err(FreezeError::Refused { errno: Errno::ESRCH | Errno::ECHILD, .. }) => {
                 member.threads.remove(index);
             }

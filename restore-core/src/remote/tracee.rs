@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::freeze::{FreezeError, OPTION_SYSGOOD, PTRACE_SETSIGMASK, registers, request, xstate};
+use super::ring::is_zombie;
 
 /// `PTRACE_GETSIGMASK`, `PTRACE_PEEKSIGINFO` (linux/ptrace.h, Linux 3.11 and 3.10).
 const PTRACE_GETSIGMASK: u32 = 0x420a;
@@ -23,6 +24,8 @@ const SIGNALS_AT_ONCE: usize = 32;
 const SIGNALS_MAX: usize = 1 << 20;
 /// Looks for a stop this often before it sleeps: a running task stops within microseconds.
 const LOOKS_BEFORE_SLEEP: u32 = 40;
+/// Longest wait for the end of a task that was killed; writing a core file takes seconds.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest sleep between two looks; a stop ends it at once where SIGCHLD comes to this thread.
 const SLEEP_NS_MAX: i64 = 2_000_000;
 
@@ -256,13 +259,35 @@ impl Tracee {
     }
 
     /// If something has stopped the task while it runs our code (only SIGSTOP can), lets it go on.
+    ///
+    /// # Errors
+    /// The task has died, among others.
     pub(crate) fn nudge(&mut self) -> Result<(), FreezeError> {
-        if let Some(status) = look("watch", self.tid)? {
-            match stop_of("watch", self.tid, status)? {
+        let what = "watch";
+        if let Some(status) = look(what, self.tid)? {
+            match stop_of(what, self.tid, status)? {
                 Stop::Signal(signal) => self.stop_signal = Some(signal),
                 Stop::Asked(_) | Stop::Call => {}
             }
-            request("go on", libc::PTRACE_CONT, self.tid, 0, 0)?;
+            return request("go on", libc::PTRACE_CONT, self.tid, 0, 0);
+        }
+        if is_zombie(self.tid) { Err(FreezeError::Died { what, tid: self.tid }) } else { Ok(()) }
+    }
+
+    /// Whether the task stands where we have stopped it. Only its death ends that without us, so
+    /// what was read of it before was true.
+    pub(crate) fn is_held(&self) -> bool {
+        let mut mask = 0u64;
+        let data = &raw mut mask as usize;
+        request("read signal mask", PTRACE_GETSIGMASK, self.tid, size_of::<u64>(), data).is_ok()
+    }
+
+    /// Writes to the stopped task's memory.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8; 16]) -> Result<(), FreezeError> {
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let word = usize::from_le_bytes(word.try_into().expect("eight bytes"));
+            let at = address as usize + index * size_of::<usize>();
+            request("write memory", libc::PTRACE_POKEDATA, self.tid, at, word)?;
         }
         Ok(())
     }
@@ -295,15 +320,26 @@ impl Tracee {
     }
 
     /// Lets the stopped task go, unless it has gone by itself. The kernel looks again whether a
-    /// call is to be restarted.
+    /// call is to be restarted. Its parent learns of its death only from then on: first threads are
+    /// let go after all others, or they cannot be.
     pub(crate) fn release(self) -> Result<(), FreezeError> {
-        request("detach", libc::PTRACE_DETACH, self.tid, 0, 0).or_else(gone)?;
+        if let Err(error) = request("detach", libc::PTRACE_DETACH, self.tid, 0, 0) {
+            return gone(error).and_then(|()| self.collect());
+        }
         if let Some(signal) = self.stop_signal {
             let signal = nix::sys::signal::Signal::try_from(signal).ok();
             // It has gone if this fails; then nothing is to be stopped.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.tid), signal);
         }
         Ok(())
+    }
+
+    /// Waits for the end of a task that is dying.
+    fn collect(&self) -> Result<(), FreezeError> {
+        match self.next_stop("collect", END_WAIT_MAX) {
+            Err(FreezeError::Unexpected { .. } | FreezeError::Died { .. }) => Ok(()),
+            other => other.map(drop).or_else(gone),
+        }
     }
 
     fn next_stop(&self, what: &'static str, limit: Duration) -> Result<Stop, FreezeError> {
@@ -319,6 +355,11 @@ impl Tracee {
             } else if begin.elapsed() > limit {
                 let seconds = limit.as_secs();
                 return Err(FreezeError::Overdue { what, tid: self.tid, seconds });
+            } else if is_zombie(self.tid) {
+                // Its end may have been told meanwhile.
+                let status = look(what, self.tid)?;
+                let died = Err(FreezeError::Died { what, tid: self.tid });
+                return status.map_or(died, |status| stop_of(what, self.tid, status));
             } else {
                 sleep_until_child();
             }
