@@ -352,7 +352,7 @@ fn carry_out(
     steps: &Steps,
     observe: &mut dyn FnMut(DumpEvent),
 ) -> Result<Dumped, DumpError> {
-    let staging = Staging::begin(&options.images)?;
+    let mut staging = Staging::begin(&options.images)?;
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
     let begin = Instant::now();
@@ -364,7 +364,7 @@ fn carry_out(
     let threads = tree.members.iter().map(|member| member.threads.len()).sum();
     observe(DumpEvent::Frozen { processes, threads });
     let times = write::Times { begin, freezing };
-    let links = write::all(options, tree, &staging, steps, times, observe);
+    let links = write::all(options, tree, staging.folder(), steps, times, observe);
     // If one has died, that explains any error, and spoils what was read without one.
     tree.check_held()?;
     let links = links?;

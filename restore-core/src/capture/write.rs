@@ -16,7 +16,7 @@ use super::ask::{self, Asked};
 use super::facts::Facts;
 use super::files::{FileTable, Links};
 use super::memory::{self, Source, pages, pages::Counts};
-use super::staging::Staging;
+use super::staging::Folder;
 use super::steps::Steps;
 use super::task::restart::Patch;
 use super::task::{self, CGROUP_SET, Machine};
@@ -51,7 +51,7 @@ struct Described {
 pub(crate) fn all(
     options: &DumpOptions,
     tree: &mut Tree,
-    staging: &Staging,
+    folder: &Folder,
     steps: &Steps,
     times: Times,
     observe: &mut dyn FnMut(DumpEvent),
@@ -75,13 +75,13 @@ pub(crate) fn all(
     let live: Vec<usize> = (0..facts.len()).collect();
     let counts = spread(options, &live, |&at, buffer| {
         let patches: Vec<Patch> = machines[at].iter().filter_map(Machine::patch).collect();
-        pages::save(&facts[at], &patches, staging, at as u32 + 1, buffer, steps)
+        pages::save(&facts[at], &patches, folder, at as u32 + 1, buffer, steps)
     })?;
-    processes(tree, &facts, &described, &machines, &asked, staging, steps)?;
+    processes(tree, &facts, &described, &machines, &asked, folder, steps)?;
     let mut next_pages_id = facts.len() as u32 + 1;
-    let (links, shared) = files.write(staging, &mut next_pages_id, steps)?;
-    whole(tree, staging, steps)?;
-    statistics(&counts, shared, times, staging)?;
+    let (links, shared) = files.write(folder, &mut next_pages_id, steps)?;
+    whole(tree, folder, steps)?;
+    statistics(&counts, shared, times, folder)?;
     Ok(links)
 }
 
@@ -179,10 +179,10 @@ fn processes(
     described: &[Described],
     machines: &[Vec<Machine>],
     asked: &[Asked],
-    staging: &Staging,
+    folder: &Folder,
     steps: &Steps,
 ) -> Result<(), DumpError> {
-    let put = |kind: ImageKind, id: u64, bytes: Vec<u8>| staging.put(&kind.file_name(id), &bytes);
+    let put = |kind: ImageKind, id: u64, bytes: Vec<u8>| folder.put(&kind.file_name(id), &bytes);
     let mut live = facts.iter().zip(described).zip(machines).zip(asked).enumerate();
     for member in &tree.members {
         steps.next("write the images of a process")?;
@@ -218,7 +218,7 @@ fn processes(
 }
 
 /// Images of the tree as a whole.
-fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+fn whole(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
     steps.next("write the images of the tree")?;
     let mut pstree = ImageBuilder::new(ImageKind::Pstree);
     for member in &tree.members {
@@ -235,11 +235,11 @@ fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError>
             threads,
         });
     }
-    staging.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
+    folder.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
     let seccomp = ImageBuilder::of_one(ImageKind::Seccomp, &SeccompEntry::default());
-    staging.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
+    folder.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
     let timens = ImageBuilder::of_one(ImageKind::Timens, &timens(tree.members[0].pid));
-    staging.put(&ImageKind::Timens.file_name(0), &timens)?;
+    folder.put(&ImageKind::Timens.file_name(0), &timens)?;
     let inventory = InventoryEntry {
         img_version: IMAGE_VERSION,
         fdinfo_per_id: Some(true),
@@ -253,7 +253,7 @@ fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError>
         ..InventoryEntry::default()
     };
     let inventory = ImageBuilder::of_one(ImageKind::Inventory, &inventory);
-    staging.put(&ImageKind::Inventory.file_name(0), &inventory)
+    folder.put(&ImageKind::Inventory.file_name(0), &inventory)
 }
 
 /// The clocks as the tree sees them, from which a restore by criu goes on.
@@ -303,7 +303,7 @@ fn statistics(
     counts: &[Counts],
     shared: Counts,
     times: Times,
-    staging: &Staging,
+    folder: &Folder,
 ) -> Result<(), DumpError> {
     let micros = |time: Duration| time.as_micros() as u32;
     let frozen = times.begin.elapsed();
@@ -324,7 +324,7 @@ fn statistics(
     };
     let entry = StatsEntry { dump: Some(dump), restore: None };
     let bytes = ImageBuilder::of_one(ImageKind::StatsDump, &entry);
-    staging.put(&ImageKind::StatsDump.file_name(0), &bytes)
+    folder.put(&ImageKind::StatsDump.file_name(0), &bytes)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::facts::{Descriptor, Facts, Held};
 use super::memory::{Source, is_anonymous_huge, pages::Counts};
 use super::proc::smaps::Vma;
 use super::raw::{self, Shared};
-use super::staging::Staging;
+use super::staging::Folder;
 use super::steps::Steps;
 use super::{DumpError, DumpOptions};
 use crate::refusal::Refusal;
@@ -271,18 +271,18 @@ impl<'a> FileTable<'a> {
     /// be kept when the dump succeeds, and counts of the pages of shared memory.
     pub(crate) fn write(
         mut self,
-        staging: &Staging,
+        folder: &Folder,
         next_pages_id: &mut u32,
         steps: &Steps,
     ) -> Result<(Links, Counts), DumpError> {
-        let counts = self.memories.write(staging, next_pages_id, steps)?;
-        self.pipes.write(staging, steps)?;
-        let (links, entries) = self.remaps.write(staging, self.last_id, steps)?;
+        let counts = self.memories.write(folder, next_pages_id, steps)?;
+        self.pipes.write(folder, steps)?;
+        let (links, entries) = self.remaps.write(folder, self.last_id, steps)?;
         self.entries.extend(entries);
         steps.next("write the open files")?;
         let mut image = ImageBuilder::new(ImageKind::Files);
         self.entries.iter().for_each(|entry| image.push(entry));
-        staging.put(&ImageKind::Files.file_name(0), &image.into_bytes())?;
+        folder.put(&ImageKind::Files.file_name(0), &image.into_bytes())?;
         Ok((links, counts))
     }
 }

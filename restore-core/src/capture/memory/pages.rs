@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::super::facts::Facts;
 use super::super::proc::smaps::Vma;
 use super::super::raw::{self, PageRegion, Wanted};
-use super::super::staging::{Staged, Staging};
+use super::super::staging::{Folder, Staged};
 use super::super::steps::Steps;
 use super::super::task::restart::Patch;
 use super::super::{DumpError, proc};
@@ -158,7 +158,7 @@ fn without(regions: &[PageRegion], guarded: &[(u64, u64)]) -> Vec<PageRegion> {
 
 /// Writes a pagemap and its pages file.
 pub(crate) struct PageWriter<'a> {
-    staging: &'a Staging,
+    folder: &'a Folder,
     pagemap: ImageBuilder,
     pagemap_name: String,
     pages: Staged,
@@ -169,17 +169,17 @@ pub(crate) struct PageWriter<'a> {
 
 impl<'a> PageWriter<'a> {
     pub(crate) fn new(
-        staging: &'a Staging,
+        folder: &'a Folder,
         kind: ImageKind,
         id: u64,
         pages_id: u32,
     ) -> Result<Self, DumpError> {
         let mut pagemap = ImageBuilder::new(kind);
         pagemap.push(&PagemapHead { pages_id });
-        let pages = staging.create(&ImageKind::Pages.file_name(pages_id.into()))?;
+        let pages = folder.create(&ImageKind::Pages.file_name(pages_id.into()))?;
         let pagemap_name = kind.file_name(id);
         let counts = Counts::default();
-        Ok(Self { staging, pagemap, pagemap_name, pages, open: None, counts })
+        Ok(Self { folder, pagemap, pagemap_name, pages, open: None, counts })
     }
 
     /// Adds the contents of consecutive pages that begin at `start`; `bytes` are moved about.
@@ -239,8 +239,8 @@ impl<'a> PageWriter<'a> {
     /// Both files are complete.
     pub(crate) fn finish(mut self) -> Result<Counts, DumpError> {
         self.close();
-        self.staging.put(&self.pagemap_name, &self.pagemap.into_bytes())?;
-        self.staging.finish(self.pages);
+        self.folder.put(&self.pagemap_name, &self.pagemap.into_bytes())?;
+        self.folder.finish(self.pages);
         Ok(self.counts)
     }
 }
@@ -255,7 +255,7 @@ fn is_zero(page: &[u8]) -> bool {
 pub(crate) fn save(
     facts: &Facts,
     patches: &[Patch],
-    staging: &Staging,
+    folder: &Folder,
     pages_id: u32,
     buffer: &mut Vec<u8>,
     steps: &Steps,
@@ -265,7 +265,7 @@ pub(crate) fn save(
     let mut runs = runs(facts)?;
     patches.iter().for_each(|patch| cover(&mut runs, patch.address));
     steps.next("create a pages image")?;
-    let mut writer = PageWriter::new(staging, ImageKind::Pagemap, pid as u64, pages_id)?;
+    let mut writer = PageWriter::new(folder, ImageKind::Pagemap, pid as u64, pages_id)?;
     buffer.resize(PIECE_BYTES, 0);
     let mut batch: Vec<Run> = Vec::new();
     let mut len_bytes = 0;
@@ -367,7 +367,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let staging = Staging::begin(dir.path()).expect("an empty folder");
         let page = PAGE_BYTES as usize;
-        let mut writer = PageWriter::new(&staging, ImageKind::Pagemap, 7, 1).expect("room");
+        let mut writer = PageWriter::new(staging.folder(), ImageKind::Pagemap, 7, 1).expect("room");
         let mut bytes = vec![1; 4 * page];
         bytes[page..2 * page].fill(0);
         writer.add(0x1000, &mut bytes.clone(), true).expect("room");
