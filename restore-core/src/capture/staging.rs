@@ -172,12 +172,38 @@ pub(crate) struct Staged {
 impl Staged {
     /// Adds bytes at the end.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
-        self.summer.update(bytes);
-        self.file.write_all(bytes).map_err(|source| {
-            let path = PathBuf::from(&self.name);
-            DumpError::Write { path, source }
-        })
+        self.sum(bytes);
+        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
     }
+
+    /// Takes note of bytes that are written through [`Staged::another`].
+    pub(crate) fn sum(&mut self, bytes: &[u8]) {
+        self.summer.update(bytes);
+    }
+
+    /// The same file, to be written by another thread, which does not sum.
+    pub(crate) fn another(&self) -> Result<Outlet, DumpError> {
+        let file = self.file.try_clone().map_err(|source| failed(&self.name, source))?;
+        Ok(Outlet { name: self.name.clone(), file })
+    }
+}
+
+/// A file that another thread keeps the sums of.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    name: String,
+    file: File,
+}
+
+impl Outlet {
+    /// Adds bytes at the end.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
+    }
+}
+
+fn failed(name: &str, source: io::Error) -> DumpError {
+    DumpError::Write { path: PathBuf::from(name), source }
 }
 
 #[cfg(test)]

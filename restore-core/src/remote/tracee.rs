@@ -65,6 +65,15 @@ pub(crate) struct Tracee {
     runs: bool,
     /// A stop signal came while our code ran; it is sent again at the end.
     stop_signal: Option<i32>,
+    /// The call that it makes for us.
+    call: Option<Call>,
+}
+
+/// A call that a task is making for us.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    what: &'static str,
+    entered: bool,
 }
 
 impl Tracee {
@@ -75,7 +84,8 @@ impl Tracee {
     pub(crate) fn seize(tid: i32) -> Result<Self, FreezeError> {
         request("seize", libc::PTRACE_SEIZE, tid, 0, OPTION_SYSGOOD)?;
         request("interrupt", libc::PTRACE_INTERRUPT, tid, 0, 0)?;
-        Ok(Self { tid, found: None, section: None, changed: false, runs: true, stop_signal: None })
+        let (found, section, stop_signal, call) = (None, None, None, None);
+        Ok(Self { tid, found, section, changed: false, runs: true, stop_signal, call })
     }
 
     /// Thread id.
@@ -189,35 +199,59 @@ impl Tracee {
         request("set signal mask", PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), data)
     }
 
-    /// Has the stopped task make one system call by the `syscall` instruction at `instruction`.
+    /// Has the stopped task begin a system call by the `syscall` instruction at `instruction`.
+    /// [`Tracee::enter_call`] and [`Tracee::finish_call`] go on with it: so the calls of many tasks
+    /// are under way at once.
     ///
     /// # Errors
-    /// What stands in the way of the call; what the call itself returns is the value.
-    pub(crate) fn call(
+    /// What stands in the way of the call.
+    pub(crate) fn start_call(
         &mut self,
         what: &'static str,
         instruction: u64,
         nr: i64,
         args: [u64; 6],
-        limit: Duration,
-    ) -> Result<i64, FreezeError> {
+    ) -> Result<(), FreezeError> {
         let mut regs = *self.registers();
         regs.rip = instruction;
         regs.rax = nr as u64;
         regs.orig_rax = u64::MAX; // no call of its own is to be restarted
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
         self.set_registers(&regs)?;
-        for _ in 0..2 {
-            loop {
-                request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
-                match self.next_stop(what, limit)? {
-                    Stop::Call => break,
-                    Stop::Signal(signal) => self.stop_signal = Some(signal),
-                    Stop::Asked(_) => {}
-                }
-            }
+        request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+        self.call = Some(Call { what, entered: false });
+        Ok(())
+    }
+
+    /// Waits until the call that was begun has been entered.
+    pub(crate) fn enter_call(&mut self, limit: Duration) -> Result<(), FreezeError> {
+        if let Some(Call { what, entered: false }) = self.call {
+            self.reach_call_stop(what, limit)?;
+            request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+            self.call = Some(Call { what, entered: true });
         }
-        Ok(registers(self.tid)?.rax as i64)
+        Ok(())
+    }
+
+    /// Waits until the call that was begun has ended; what it returned, if one was begun.
+    pub(crate) fn finish_call(&mut self, limit: Duration) -> Result<Option<i64>, FreezeError> {
+        self.enter_call(limit)?;
+        let Some(Call { what, .. }) = self.call else { return Ok(None) };
+        self.reach_call_stop(what, limit)?;
+        self.call = None;
+        Ok(Some(registers(self.tid)?.rax as i64))
+    }
+
+    /// Waits for the begin or end of a call; whatever else stops the task comes first.
+    fn reach_call_stop(&mut self, what: &'static str, limit: Duration) -> Result<(), FreezeError> {
+        loop {
+            match self.next_stop(what, limit)? {
+                Stop::Call => return Ok(()),
+                Stop::Signal(signal) => self.stop_signal = Some(signal),
+                Stop::Asked(_) => {}
+            }
+            request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+        }
     }
 
     /// Lets the task run our code at `entry` with `slot` in the register that it looks for it in.
