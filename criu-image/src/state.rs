@@ -12,7 +12,7 @@ use std::io;
 use crate::checkpoint::{Body, Checkpoint, FileId, PageStore, Process, vma_status};
 use crate::gpu::{GPU_HEAD_BYTES, drm_pages_name, kfd_pages_name};
 use crate::manifest::checksum;
-use crate::record::{KfdBoEntry, VmaEntry};
+use crate::record::{KfdBoEntry, SaEntry, VmaEntry};
 
 /// `KFD_IOC_ALLOC_MEM_FLAGS_VRAM` and `_GTT`.
 const SAVED: u32 = 1 << 0 | 1 << 1;
@@ -168,6 +168,11 @@ impl Names {
     }
 }
 
+/// A signal's default, as dumps write it.
+fn plain_action() -> SaEntry {
+    SaEntry { compat_sigaction: Some(false), ..SaEntry::default() }
+}
+
 fn render_path(minor: Option<&u32>) -> String {
     minor.map_or_else(String::new, |minor| format!("/dev/dri/renderD{minor}"))
 }
@@ -188,12 +193,21 @@ impl Text<'_> {
         self.line(format_args!("process {pid}: parent {ppid}, group {pgid}, session {sid}"));
         let mut task = process.task.clone();
         (task.task_state, task.timers, task.stop_signo, task.cg_set) = (0, None, None, None);
+        task.flags = 0; // the kernel's own notes, such as that a task was forked and has run no program
+        for (index, action) in std::mem::take(&mut task.sigactions).into_iter().enumerate() {
+            if action != SaEntry::default() && action != plain_action() {
+                let signal = index + 1; // SIGKILL and SIGSTOP are not listed
+                self.line(format_args!("process {pid}: action {signal}: {action:?}"));
+            }
+        }
         self.line(format_args!("process {pid}: {task:?}"));
         let Some(body) = &process.body else { return Ok(()) };
         for thread in &body.threads {
             let mut core = thread.core.clone();
             core.cg_set = None;
-            let (tid, regs) = (thread.tid, &thread.regs);
+            let (tid, mut regs) = (thread.tid, thread.regs.clone());
+            // Which call the thread was stopped in; a restored one is in none.
+            regs.gpregs.orig_ax = 0;
             self.line(format_args!("thread {tid} of {pid}: {core:?} {regs:?}"));
         }
         let fs = &body.fs;
