@@ -249,10 +249,13 @@ impl<'a> FileTable<'a> {
             format!("mapping {:#x}-{:#x} {name}", vma.start, vma.end)
         };
         let is_memory = memory::is_memory(held);
-        match self.by_path(held, is_memory) {
-            Ok(id) if held.device.is_some() => Source::Device(id),
-            Ok(id) if is_memory => Source::Memory(id),
-            Ok(id) => Source::File(id),
+        let source = match held.device {
+            Some(_) => self.by_device(held).map(Source::Device),
+            None if is_memory => self.by_path(held, true).map(Source::Memory),
+            None => self.by_path(held, false).map(Source::File),
+        };
+        match source {
+            Ok(source) => source,
             Err(no) => {
                 self.refuse_at(pid, place(), no);
                 Source::Anonymous
@@ -269,6 +272,16 @@ impl<'a> FileTable<'a> {
         })
     }
 
+    /// Each mapping of a device has an entry of its own: what processes map privately is no memory
+    /// that a child could have inherited, for which CRIU 4.2 takes mappings of one entry (it then
+    /// ends by a null pointer); and a descriptor that its plugin gives for a mapping is closed.
+    fn by_device(&mut self, held: &Held) -> Result<u32, No> {
+        let id = self.last_id + 1;
+        self.entries.push(device::mapped_entry(id, held)?);
+        self.last_id = id;
+        Ok(id)
+    }
+
     fn by_path(&mut self, held: &Held, is_memory: bool) -> Result<u32, No> {
         let key = (held.stat.st_dev, held.stat.st_ino, held.link.clone());
         if let Some(&id) = self.paths.get(&key) {
@@ -278,7 +291,6 @@ impl<'a> FileTable<'a> {
         let place = self.entries.len();
         self.entries.push(FileEntry::default());
         let entry = match is_memory {
-            _ if held.device.is_some() => device::mapped_entry(id, held),
             true => memory::mapped_entry(&mut self.memories, id, held),
             false => regular::place_entry(self, id, held),
         };
