@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
+use restore_core::{Event, Host, Outline, PlanError, Refusal, RestorePlan};
 
 use crate::log::{Level, Log, Teller, chain};
 use crate::options::Restore;
+use crate::trace::TraceWriter;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
 /// Runs the command and returns its exit code.
@@ -58,13 +59,18 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
             UNFIT_HOST
         })?,
     };
-    let plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
+    let mut plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
         tell.error(&chain(&error));
         if let PlanError::Refused(list) = error {
             list_refusals(&list, tell);
         }
         UNFIT_HOST
     })?;
+    choose_order(options, &mut plan, tell)?;
+    for assumption in &plan.outline().assumptions {
+        tell.log.line(Level::Warning, &format!("assumed: {assumption}"));
+    }
+    let mut trace = begin_trace(options, plan.outline(), tell)?;
     let pidfile = match &options.pidfile {
         None => None,
         Some(path) => Some(PidFile::create(options, path).map_err(|error| {
@@ -73,7 +79,14 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         })?),
     };
     let log = &mut *tell.log;
-    let restored = restore_core::restore(plan, &mut |event| log_event(log, &event));
+    let restored = restore_core::restore(plan, &mut |event| {
+        trace.note(&event);
+        log_event(log, &event);
+    });
+    if let Some(error) = trace.failure {
+        // The tree is what counts; a trace that could not be written is told, and missed.
+        tell.error(&format!("the trace is not whole: {error}"));
+    }
     let tree = restored.map_err(|failure| {
         tell.error(&chain(&failure.error));
         if failure.left.is_empty() {
@@ -95,6 +108,50 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
     }
     tell.log.line(Level::Info, &format!("process {} and its tree run", tree.root));
     Ok(tree.root)
+}
+
+/// Understands `--schedule`, now that the steps are known.
+fn choose_order(
+    options: &Restore,
+    plan: &mut RestorePlan,
+    tell: &mut Teller<'_>,
+) -> Result<(), u8> {
+    let schedule = options.schedule.schedule(plan.outline()).map_err(|error| chain(&error));
+    let chosen = schedule.and_then(|schedule| {
+        plan.set_schedule(schedule).map_err(|error| format!("--schedule: {}", chain(&error)))
+    });
+    chosen.map_err(|text| {
+        tell.error(&text);
+        USAGE
+    })
+}
+
+/// The trace of a restore, if one is wanted.
+struct Tracing {
+    writer: Option<TraceWriter>,
+    failure: Option<std::io::Error>,
+}
+
+fn begin_trace(options: &Restore, outline: &Outline, tell: &mut Teller<'_>) -> Result<Tracing, u8> {
+    let Some(path) = &options.trace else { return Ok(Tracing { writer: None, failure: None }) };
+    match TraceWriter::create(path, outline) {
+        Ok(writer) => Ok(Tracing { writer: Some(writer), failure: None }),
+        Err(error) => {
+            tell.error(&format!("cannot write the trace {}: {error}", path.display()));
+            Err(FAILED)
+        }
+    }
+}
+
+impl Tracing {
+    fn note(&mut self, event: &Event) {
+        if let (Event::Step(event), Some(writer)) = (event, &mut self.writer)
+            && let Err(error) = writer.event(event)
+        {
+            self.writer = None;
+            self.failure = Some(error);
+        }
+    }
 }
 
 fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {

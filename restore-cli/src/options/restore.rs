@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 
 use super::dump::size;
 use super::{Other, Treatment, ignores_cgroups, other, verbosity};
+use crate::schedule;
 
 /// What `thaw restore` was asked to do.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Restore {
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) plan: restore_core::Options,
     /// As it was given: an order can only be understood when the steps are known.
-    pub(crate) schedule: Option<String>,
+    pub(crate) schedule: schedule::Choice,
     pub(crate) trace: Option<PathBuf>,
     /// Options that would change the result and are not supported; the command fails, with a log.
     pub(crate) refused: Vec<String>,
@@ -81,7 +82,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
         detached: false,
         pidfile: None,
         plan: restore_core::Options::default(),
-        schedule: None,
+        schedule: schedule::Choice::default(),
         trace: None,
         refused: Vec::new(),
     };
@@ -101,7 +102,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Short('j') | Long("shell-job") => restore.plan.shell_job = true,
             Long("pidfile") => restore.pidfile = Some(parser.value()?.into()),
             Long("huge-pages") => restore.plan.huge_pages = on_or_off(&parser.value()?)?,
-            Long("schedule") => restore.schedule = Some(parser.value()?.string()?),
+            Long("schedule") => restore.schedule = schedule::parse(&parser.value()?.string()?)?,
             Long("trace") => restore.trace = Some(parser.value()?.into()),
             Long("gpu-map") => restore.plan.gpu_map = gpu_map(&parser.value()?.string()?)?,
             Long("copy-buffer") => {
