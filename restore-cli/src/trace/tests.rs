@@ -148,8 +148,9 @@ fn a_verdict_names_the_rule_and_both_events() {
     assert!(!legal);
     assert_eq!(
         text,
-        "f: illegal: rule 1 is broken: 28866.2 (render) began 50.000 us before 28866.1 (kfd) ended\n  \
-         the rule: the device files of a process are restored in their order, one after the other\n  \
+        "f: illegal: rule 1 is broken: 28866.2 (render) began 50.000 us before 28866.1 (kfd) \
+         ended\n  the rule: the device files of a process are restored in their order, one after \
+         the other\n  \
          28866.1 kfd /dev/kfd, worker 0, 0.350 to 0.650 ms: ok\n  \
          28866.2 render /dev/dri/renderD128, worker 0, 0.600 to 0.950 ms: ok\n"
     );

@@ -125,7 +125,8 @@ impl Canvas {
         let title = escape(title);
         let _ = writeln!(
             self.body,
-            "<path class=\"{class}\" d=\"{path}\" marker-end=\"url(#tip)\"><title>{title}</title></path>"
+            "<path class=\"{class}\" d=\"{path}\" marker-end=\"url(#tip)\">\
+             <title>{title}</title></path>"
         );
     }
 }

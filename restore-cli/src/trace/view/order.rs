@@ -8,8 +8,14 @@ use super::super::format::Trace;
 use super::canvas::Canvas;
 use super::lanes::{Frame, Scale, device_bar, edge_title, lane};
 
-/// Kind of a moment; ends sort before it, or after it if the event took no time.
-const BEGIN: u8 = 1;
+/// What happens at a moment, in the order in which it is put if the time is the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    End,
+    Begin,
+    /// Of what took no time: it still ends a column later.
+    LateEnd,
+}
 
 /// More arrows than this would cover what lies below.
 const EDGES_BOLD_MAX: usize = 12;
@@ -24,29 +30,29 @@ impl<'a> Order<'a> {
     pub(crate) fn new(trace: &'a Trace) -> Self {
         let device = |event: &&TraceEvent| event.stage == TraceStage::Device;
         let events: Vec<&TraceEvent> = trace.events.iter().filter(device).collect();
-        // An end comes before a begin of the same time; what took no time ends a column later.
-        let mut moments: Vec<(u64, u8, usize)> = Vec::new();
+        let mut moments: Vec<(u64, Change, usize)> = Vec::new();
         for (index, event) in events.iter().enumerate() {
-            let end = if event.end_ns > event.begin_ns { 0 } else { 2 };
-            moments.extend([(event.begin_ns, BEGIN, index), (event.end_ns, end, index)]);
+            let late = event.end_ns <= event.begin_ns;
+            let end = if late { Change::LateEnd } else { Change::End };
+            moments.extend([(event.begin_ns, Change::Begin, index), (event.end_ns, end, index)]);
         }
         moments.sort_unstable();
         let mut bars: Vec<(&TraceEvent, usize, usize)> =
             events.iter().map(|&event| (event, 0, 0)).collect();
         let mut columns = 0;
-        for (place, &(time, kind, index)) in moments.iter().enumerate() {
-            if let Some(&(before, kind_before, other)) = place.checked_sub(1).map(|it| &moments[it])
-            {
-                let at_once = (before, kind_before) == (time, kind);
+        let mut last: Option<(u64, Change, usize)> = None;
+        for &(time, change, index) in &moments {
+            if let Some((time_before, change_before, other)) = last {
+                let at_once = (time_before, change_before) == (time, change);
                 // Nothing of others came between: no gap.
-                let goes_on = kind == BEGIN && kind_before == 0;
-                if !at_once && !(goes_on && events[other].pid == events[index].pid) {
-                    columns += 1;
-                }
+                let goes_on = (change_before, change) == (Change::End, Change::Begin)
+                    && events[other].pid == events[index].pid;
+                columns += usize::from(!at_once && !goes_on);
             }
-            match kind {
-                BEGIN => bars[index].1 = columns,
-                _ => bars[index].2 = columns,
+            last = Some((time, change, index));
+            match change {
+                Change::Begin => bars[index].1 = columns,
+                Change::End | Change::LateEnd => bars[index].2 = columns,
             }
         }
         Self { bars, columns }
