@@ -114,12 +114,23 @@ pub(crate) fn assert_same(before: &[Value], after: &[Value]) {
 pub(crate) fn first_difference(one: &str, other: &str) -> Option<String> {
     let pair = one.lines().zip(other.lines()).find(|(one, other)| one != other);
     match pair {
-        Some((one, other)) => Some(format!("-{one}\n+{other}")),
+        Some((one, other)) => Some(format!("-{}\n+{}", near(one, other), near(other, one))),
         None if one.lines().count() != other.lines().count() => {
             Some(format!("{} lines, {} lines", one.lines().count(), other.lines().count()))
         }
         None => None,
     }
+}
+
+/// The beginning of a line, and what is around the place where it begins to differ.
+fn near(line: &str, other: &str) -> String {
+    let bytes = line.bytes().zip(other.bytes());
+    let at = bytes.take_while(|(one, other)| one == other).count();
+    let part = |from: usize, to: usize| {
+        String::from_utf8_lossy(&line.as_bytes()[from.min(line.len())..to.min(line.len())])
+            .into_owned()
+    };
+    format!("{} ... {}", part(0, 60), part(at.saturating_sub(60), at + 100))
 }
 
 /// Fails with the first line that differs.
