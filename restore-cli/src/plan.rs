@@ -30,10 +30,8 @@ const WAVE_MAX: usize = 24;
 
 /// Parses everything after `plan`, does it, and returns the exit code.
 pub(crate) fn run(mut parser: lexopt::Parser, start: Instant) -> Result<u8, lexopt::Error> {
-    if parser
-        .try_raw_args()
-        .is_some_and(|mut args| args.next().is_some_and(|first| first == "--help" || first == "-h"))
-    {
+    let first = parser.try_raw_args().and_then(|args| args.peek().map(ToOwned::to_owned));
+    if first.is_some_and(|first| first == "--help" || first == "-h") {
         println!("{HELP}");
         return Ok(0);
     }

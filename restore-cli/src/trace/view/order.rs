@@ -40,16 +40,15 @@ impl<'a> Order<'a> {
         let mut bars: Vec<(&TraceEvent, usize, usize)> =
             events.iter().map(|&event| (event, 0, 0)).collect();
         let mut columns = 0;
-        let mut last: Option<(u64, Change, usize)> = None;
+        let mut last: Option<(u64, Change)> = None;
         for &(time, change, index) in &moments {
-            if let Some((time_before, change_before, other)) = last {
-                let at_once = (time_before, change_before) == (time, change);
-                // Nothing of others came between: no gap.
-                let goes_on = (change_before, change) == (Change::End, Change::Begin)
-                    && events[other].pid == events[index].pid;
-                columns += usize::from(!at_once && !goes_on);
+            // What begins after an end is to the right of it without a gap.
+            let goes_on =
+                last.is_some_and(|(_, before)| before == Change::End) && change == Change::Begin;
+            if last.is_some_and(|before| before != (time, change)) && !goes_on {
+                columns += 1;
             }
-            last = Some((time, change, index));
+            last = Some((time, change));
             match change {
                 Change::Begin => bars[index].1 = columns,
                 Change::End | Change::LateEnd => bars[index].2 = columns,
