@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
+use std::ops::Range;
 
 use crate::checkpoint::{Body, Checkpoint, FileId, PageStore, Process, vma_status};
 use crate::gpu::{GPU_HEAD_BYTES, drm_pages_name, kfd_pages_name};
 use crate::manifest::checksum;
-use crate::record::{KfdBoEntry, SaEntry, VmaEntry};
+use crate::record::{KfdBoEntry, RseqEntry, SaEntry, VmaEntry};
 
 /// `KFD_IOC_ALLOC_MEM_FLAGS_VRAM` and `_GTT`.
 const SAVED: u32 = 1 << 0 | 1 << 1;
@@ -49,7 +50,7 @@ pub fn state_text(checkpoint: &Checkpoint) -> io::Result<String> {
     text.files();
     text.gpus()?;
     for (shmid, pages) in &checkpoint.shmems {
-        let sum = text.pages(pages, 0, u64::MAX)?;
+        let sum = text.pages(pages, (0, u64::MAX), &[])?;
         text.line(format_args!("shared memory {shmid}: {sum}"));
     }
     Ok(text.out)
@@ -168,6 +169,42 @@ impl Names {
     }
 }
 
+/// Private memory without a file as one mapping where it is one range: the kernel joins mappings, or
+/// not, by what it remembers of forks.
+fn joined(vmas: Vec<VmaEntry>) -> Vec<VmaEntry> {
+    let mut joined: Vec<VmaEntry> = Vec::new();
+    for vma in vmas {
+        match joined.last_mut() {
+            Some(last) if vma.status & vma_status::ANON_PRIVATE != 0 && last.end == vma.start => {
+                let same = VmaEntry { start: last.start, end: last.end, ..vma.clone() };
+                match *last == same {
+                    true => last.end = vma.end,
+                    false => joined.push(vma),
+                }
+            }
+            _ => joined.push(vma),
+        }
+    }
+    joined
+}
+
+/// Where the kernel notes which processor each thread is on (`rseq`), whenever it goes on.
+fn noted(body: &Body) -> Vec<Range<u64>> {
+    let areas = body.threads.iter().filter_map(|thread| thread.core.rseq_entry.as_ref());
+    let range = |area: &RseqEntry| {
+        let start = area.rseq_abi_pointer;
+        start..start.saturating_add(area.rseq_abi_size.into())
+    };
+    areas.map(range).collect()
+}
+
+/// Zeroes what of a range lies in these bytes, which begin at an address.
+fn blank_out(bytes: &mut [u8], at: u64, range: &Range<u64>) {
+    let place = |address: u64| address.saturating_sub(at).min(bytes.len() as u64) as usize;
+    let (from, to) = (place(range.start), place(range.end));
+    bytes[from..to].fill(0);
+}
+
 /// A signal's default, as dumps write it.
 fn plain_action() -> SaEntry {
     SaEntry { compat_sigaction: Some(false), ..SaEntry::default() }
@@ -225,10 +262,10 @@ impl Text<'_> {
 
     fn memory(&mut self, pid: u32, body: &Body) -> io::Result<()> {
         let mut mm = body.mm.clone();
-        for vma in std::mem::take(&mut mm.vmas) {
+        for vma in joined(std::mem::take(&mut mm.vmas)) {
             let what = self.mapping(pid, &vma);
             let (start, end) = (vma.start, vma.end);
-            let sum = self.pages(&body.pages, start, end)?;
+            let sum = self.pages(&body.pages, (start, end), &noted(body))?;
             let (prot, flags, status) = (vma.prot, vma.flags, vma.status);
             let madv = vma.madv.unwrap_or(0);
             self.line(format_args!(
@@ -256,8 +293,13 @@ impl Text<'_> {
         }
     }
 
-    /// Checksum of all pages in a range that are not zero.
-    fn pages(&self, pages: &PageStore, start: u64, end: u64) -> io::Result<String> {
+    /// Checksum of all pages in a range that are not zero; `blank` are ranges that do not count.
+    fn pages(
+        &self,
+        pages: &PageStore,
+        (start, end): (u64, u64),
+        blank: &[Range<u64>],
+    ) -> io::Result<String> {
         if pages.runs.is_empty() {
             return Ok("-".to_owned());
         }
@@ -270,6 +312,7 @@ impl Text<'_> {
             for at in (from..to).step_by(PIECE_BYTES as usize) {
                 let mut bytes = vec![0; (to - at).min(PIECE_BYTES) as usize];
                 raw.read_exact_at(&mut bytes, run.offset_bytes + (at - run.start))?;
+                blank.iter().for_each(|range| blank_out(&mut bytes, at, range));
                 for (index, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
                     if page.iter().any(|&byte| byte != 0) {
                         let address = at + index as u64 * PAGE_BYTES;
@@ -377,5 +420,47 @@ impl Text<'_> {
             sums.extend(checksum(&bytes).to_le_bytes());
         }
         Ok(format!("{:032x}", checksum(&sums)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{blank_out, joined, vma_status};
+    use crate::record::VmaEntry;
+
+    #[test]
+    fn private_memory_without_a_file_is_one_range_and_files_are_not_joined() {
+        let vma = |start: u64, status: u32, prot: u32| VmaEntry {
+            start: start << 12,
+            end: (start + 1) << 12,
+            status,
+            prot,
+            ..VmaEntry::default()
+        };
+        let anon = vma_status::ANON_PRIVATE;
+        let ranges = |vmas: Vec<VmaEntry>| -> Vec<(u64, u64)> {
+            joined(vmas).iter().map(|vma| (vma.start >> 12, vma.end >> 12)).collect()
+        };
+        let list = |parts: [(u64, u32, u32); 3]| {
+            ranges(parts.map(|(start, status, prot)| vma(start, status, prot)).to_vec())
+        };
+        assert_eq!(list([(1, anon, 3), (2, anon, 3), (3, anon, 3)]), [(1, 4)]);
+        assert_eq!(list([(1, anon, 3), (2, anon, 1), (4, anon, 1)]), [(1, 2), (2, 3), (4, 5)]);
+        let file = vma_status::FILE_PRIVATE;
+        assert_eq!(list([(1, file, 3), (2, file, 3), (3, anon, 3)]), [(1, 2), (2, 3), (3, 4)]);
+    }
+
+    #[test]
+    fn only_the_part_of_a_range_that_lies_in_the_bytes_is_blank() {
+        let check = |range, expected: [u8; 4]| {
+            let mut bytes = [1; 4];
+            blank_out(&mut bytes, 100, &range);
+            assert_eq!(bytes, expected);
+        };
+        check(101..103, [1, 0, 0, 1]);
+        check(90..101, [0, 1, 1, 1]);
+        check(103..u64::MAX, [1, 1, 1, 0]);
+        check(10..20, [1; 4]);
+        check(200..300, [1; 4]);
     }
 }

@@ -10,6 +10,7 @@ mod support;
 mod cycle;
 mod node;
 mod roundtrip;
+mod shapes;
 
 #[test]
 fn inside_a_node() {
