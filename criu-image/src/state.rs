@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
-use std::ops::Range;
 
 use crate::checkpoint::{Body, Checkpoint, FileId, PageStore, Process, vma_status};
 use crate::gpu::{GPU_HEAD_BYTES, drm_pages_name, kfd_pages_name};
 use crate::manifest::checksum;
-use crate::record::{KfdBoEntry, RseqEntry, SaEntry, VmaEntry};
+use crate::record::{KfdBoEntry, SaEntry, VmaEntry};
 
 /// `KFD_IOC_ALLOC_MEM_FLAGS_VRAM` and `_GTT`.
 const SAVED: u32 = 1 << 0 | 1 << 1;
@@ -169,40 +168,34 @@ impl Names {
     }
 }
 
-/// Private memory without a file as one mapping where it is one range: the kernel joins mappings, or
-/// not, by what it remembers of forks.
+/// Neighbours of private anonymous memory that are alike as one. The kernel keeps them apart or
+/// not by what was shared with a parent before; it makes no difference to a program.
 fn joined(vmas: Vec<VmaEntry>) -> Vec<VmaEntry> {
-    let mut joined: Vec<VmaEntry> = Vec::new();
+    let mut joined: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
     for vma in vmas {
-        match joined.last_mut() {
-            Some(last) if vma.status & vma_status::ANON_PRIVATE != 0 && last.end == vma.start => {
-                let same = VmaEntry { start: last.start, end: last.end, ..vma.clone() };
-                match *last == same {
-                    true => last.end = vma.end,
-                    false => joined.push(vma),
-                }
-            }
-            _ => joined.push(vma),
+        let like = |vma: &VmaEntry| {
+            let status = vma.status & !vma_status::HEAP;
+            (vma.prot, vma.flags, status, vma.madv, vma.shmid)
+        };
+        if let Some(last) = joined.last_mut()
+            && last.end == vma.start
+            && vma.status & vma_status::ANON_PRIVATE != 0
+            && like(last) == like(&vma)
+        {
+            last.end = vma.end;
+            continue;
         }
+        joined.push(vma);
     }
     joined
 }
 
-/// Where the kernel notes which processor each thread is on (`rseq`), whenever it goes on.
-fn noted(body: &Body) -> Vec<Range<u64>> {
-    let areas = body.threads.iter().filter_map(|thread| thread.core.rseq_entry.as_ref());
-    let range = |area: &RseqEntry| {
-        let start = area.rseq_abi_pointer;
-        start..start.saturating_add(area.rseq_abi_size.into())
-    };
-    areas.map(range).collect()
-}
-
-/// Zeroes what of a range lies in these bytes, which begin at an address.
-fn blank_out(bytes: &mut [u8], at: u64, range: &Range<u64>) {
-    let place = |address: u64| address.saturating_sub(at).min(bytes.len() as u64) as usize;
-    let (from, to) = (place(range.start), place(range.end));
-    bytes[from..to].fill(0);
+/// Where the kernel notes the processor that a thread runs on (`struct rseq` in linux/rseq.h:
+/// `cpu_id_start` and `cpu_id`, `node_id` and `mm_cid`), as ranges of addresses.
+fn kernels_words(body: &Body) -> Vec<(u64, u64)> {
+    let registered = body.threads.iter().filter_map(|thread| thread.core.rseq_entry.as_ref());
+    let areas = registered.map(|rseq| rseq.rseq_abi_pointer);
+    areas.flat_map(|area| [(area, area + 8), (area + 20, area + 28)]).collect()
 }
 
 /// A signal's default, as dumps write it.
@@ -265,8 +258,8 @@ impl Text<'_> {
         for vma in joined(std::mem::take(&mut mm.vmas)) {
             let what = self.mapping(pid, &vma);
             let (start, end) = (vma.start, vma.end);
-            let sum = self.pages(&body.pages, (start, end), &noted(body))?;
-            let (prot, flags, status) = (vma.prot, vma.flags, vma.status);
+            let sum = self.pages(&body.pages, (start, end), &kernels_words(body))?;
+            let (prot, flags, status) = (vma.prot, vma.flags, vma.status & !vma_status::HEAP);
             let madv = vma.madv.unwrap_or(0);
             self.line(format_args!(
                 "process {pid}: {start:#x}-{end:#x} {prot:#x} {flags:#x} {status:#x} {madv:#x} \
@@ -293,12 +286,12 @@ impl Text<'_> {
         }
     }
 
-    /// Checksum of all pages in a range that are not zero; `blank` are ranges that do not count.
+    /// Checksum of all pages in a range that are not zero, without some ranges within.
     fn pages(
         &self,
         pages: &PageStore,
         (start, end): (u64, u64),
-        blank: &[Range<u64>],
+        without: &[(u64, u64)],
     ) -> io::Result<String> {
         if pages.runs.is_empty() {
             return Ok("-".to_owned());
@@ -312,7 +305,12 @@ impl Text<'_> {
             for at in (from..to).step_by(PIECE_BYTES as usize) {
                 let mut bytes = vec![0; (to - at).min(PIECE_BYTES) as usize];
                 raw.read_exact_at(&mut bytes, run.offset_bytes + (at - run.start))?;
-                blank.iter().for_each(|range| blank_out(&mut bytes, at, range));
+                for address in without.iter().flat_map(|&(from, to)| from..to) {
+                    let place = address.checked_sub(at).map(|place| place as usize);
+                    if let Some(byte) = place.and_then(|place| bytes.get_mut(place)) {
+                        *byte = 0;
+                    }
+                }
                 for (index, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
                     if page.iter().any(|&byte| byte != 0) {
                         let address = at + index as u64 * PAGE_BYTES;
@@ -420,47 +418,5 @@ impl Text<'_> {
             sums.extend(checksum(&bytes).to_le_bytes());
         }
         Ok(format!("{:032x}", checksum(&sums)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{blank_out, joined, vma_status};
-    use crate::record::VmaEntry;
-
-    #[test]
-    fn private_memory_without_a_file_is_one_range_and_files_are_not_joined() {
-        let vma = |start: u64, status: u32, prot: u32| VmaEntry {
-            start: start << 12,
-            end: (start + 1) << 12,
-            status,
-            prot,
-            ..VmaEntry::default()
-        };
-        let anon = vma_status::ANON_PRIVATE;
-        let ranges = |vmas: Vec<VmaEntry>| -> Vec<(u64, u64)> {
-            joined(vmas).iter().map(|vma| (vma.start >> 12, vma.end >> 12)).collect()
-        };
-        let list = |parts: [(u64, u32, u32); 3]| {
-            ranges(parts.map(|(start, status, prot)| vma(start, status, prot)).to_vec())
-        };
-        assert_eq!(list([(1, anon, 3), (2, anon, 3), (3, anon, 3)]), [(1, 4)]);
-        assert_eq!(list([(1, anon, 3), (2, anon, 1), (4, anon, 1)]), [(1, 2), (2, 3), (4, 5)]);
-        let file = vma_status::FILE_PRIVATE;
-        assert_eq!(list([(1, file, 3), (2, file, 3), (3, anon, 3)]), [(1, 2), (2, 3), (3, 4)]);
-    }
-
-    #[test]
-    fn only_the_part_of_a_range_that_lies_in_the_bytes_is_blank() {
-        let check = |range, expected: [u8; 4]| {
-            let mut bytes = [1; 4];
-            blank_out(&mut bytes, 100, &range);
-            assert_eq!(bytes, expected);
-        };
-        check(101..103, [1, 0, 0, 1]);
-        check(90..101, [0, 1, 1, 1]);
-        check(103..u64::MAX, [1, 1, 1, 0]);
-        check(10..20, [1; 4]);
-        check(200..300, [1; 4]);
     }
 }

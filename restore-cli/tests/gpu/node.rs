@@ -303,8 +303,8 @@ impl Inside {
     /// A restore that went well was a legal one.
     fn judge(&self, said: &mut String) -> Option<String> {
         let trace = self.dir.join("trace").display().to_string();
-        let (code, _, _) = thaw("trace", &["check".to_owned(), trace.clone()]);
-        said.push_str(&format!("trace check: {code}\n"));
+        let (code, report, _) = thaw("trace", &["check".to_owned(), trace.clone()]);
+        said.push_str(&report);
         (code != 0).then(|| format!("a trace that is not legal: {trace}"))
     }
 
@@ -404,6 +404,7 @@ impl Eye {
     fn left(&mut self, before: &Seen) -> Vec<String> {
         let begin = Instant::now();
         loop {
+            reap();
             let now = self.look();
             let mut left = Vec::new();
             let new = now.pids.iter().filter(|pid| !before.pids.contains(pid));
@@ -452,7 +453,8 @@ fn thaw(command: &str, args: &[String]) -> (i64, String, u64) {
         .stdin(Stdio::null())
         .output()
         .expect("timeout is part of every Debian system");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&output.stderr) + &text(&output.stdout);
     let code = output.status.code().map_or(-1, i64::from);
     (code, said, begin.elapsed().as_millis() as u64)
 }
@@ -463,7 +465,7 @@ fn tree_pids() -> Vec<i32> {
     all_pids().into_iter().filter(|pid| comm(pid).trim() == "gpu_tree").collect()
 }
 
-/// Processes that have not ended, ascending.
+/// All processes, ascending; one that has ended and was not waited for keeps its id.
 fn all_pids() -> Vec<i32> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").expect("it is mounted").flatten() {
@@ -471,7 +473,7 @@ fn all_pids() -> Vec<i32> {
             continue;
         };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if !stat.is_empty() && !stat.contains(") Z ") {
+        if !stat.is_empty() {
             pids.push(pid);
         }
     }

@@ -144,7 +144,7 @@ fn descriptors_that_processes_share() {
         &[
             (
                 "child-uses-its-parent-s-render-node",
-                &["render:0 gem:0:64K fork:1 gem:0:8K", "gem:0:8K"],
+                &["render:0 gem:0:64K fork:1 gem:0:8K", "gem:0:8K+nova"],
             ),
             (
                 "child-has-its-own-beside-its-parent-s",
@@ -226,11 +226,8 @@ fn host_with_more_gpus_than_the_checkpoint() {
 fn memory_that_the_host_does_not_see() {
     let nodes = ("--gpus 2 --visible-vram 64M", "--gpus 2 --seed 6 --visible-vram 64M");
     let trees: &[Named<'_>] = &[
-        EVERY,
-        (
-            "large",
-            &["kfd render:0 render:1 vram:0:40M+nocpu vram:1:8M+nocpu queue:0:64K queue:1:64K"],
-        ),
+        ("small", &["fork:1 kfd render:0 gtt:0:64K gem:0:64K", "render:1 gem:0:256K gem:0:8K"]),
+        ("large", &["kfd render:0 render:1 gem:0:20M gem:1:8M+nova gtt:1:1M"]),
     ];
     live_node("shapes::memory_that_the_host_does_not_see", |dir| {
         there_and_back(dir, nodes, trees, &["--verify", "--copy-buffer", "1M"]);
@@ -273,7 +270,7 @@ fn memory_of_a_process_in_a_render_node_is_refused_and_the_tree_goes_on() {
 fn ten_times_there_and_back() {
     live_node("shapes::ten_times_there_and_back", |dir| {
         let nodes: [&[&str]; 2] = [&["--gpus", "2"], &["--gpus", "2", "--seed", "8"]];
-        let mut tree = Tree::new(&dir.join("0"), HERE, EVERY.1);
+        let mut tree = Tree::new(dir, HERE, EVERY.1);
         let mut before = tree.dump();
         for number in 1..=10 {
             let next = Tree::new(&dir.join(number.to_string()), HERE, EVERY.1);
