@@ -189,17 +189,17 @@ pub(crate) fn open_token<F: DeviceFile>(file: &mut F, token: i32) -> Result<Owne
         Ok(opened) => Ok(opened.into()),
         Err(error) => Err(CallFailure::NotMade(Box::new(TokenError {
             path: PathBuf::from(OsStr::from_bytes(path)),
-            source: error,
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
         }))),
     }
 }
 
 /// The file that a token stands for could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open {} of the emulated node", path.display())]
+#[error("cannot open {} of the emulated node: {errno}", path.display())]
 struct TokenError {
     path: PathBuf,
-    source: io::Error,
+    errno: Errno,
 }
 
 #[cfg(test)]

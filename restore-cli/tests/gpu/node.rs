@@ -37,7 +37,8 @@ pub(crate) enum Part {
     /// A tree is restored, asked, and dumped again.
     RestoreAndDump { images: PathBuf, args: Vec<String>, again: PathBuf },
     /// A tree of this layout is started, and dumped once under each of these rules for faults, each
-    /// time with a folder for images of its own; what comes of each is a result. Then it is ended.
+    /// time with a folder for images of its own, after which it goes on (`-R` is for the caller to
+    /// say); what comes of each is a result. Then it is ended.
     DumpsUnder { images: PathBuf, layout: Vec<String>, args: Vec<String>, faults: Vec<String> },
     /// A tree is restored under each of these rules for faults, and ended if it lives; what comes of
     /// each is a result.
@@ -86,8 +87,8 @@ pub(crate) struct Came {
     pub(crate) left: Vec<String>,
     /// Calls that the rules for faults have changed.
     pub(crate) hits: u64,
-    /// How long thaw took, in milliseconds.
-    pub(crate) took_ms: u64,
+    /// When thaw ran, in nanoseconds of the monotonic clock.
+    pub(crate) ran: (u64, u64),
 }
 
 impl Came {
@@ -101,7 +102,7 @@ impl Came {
             answers,
             left: list("left").iter().map(ToString::to_string).collect(),
             hits: value["hits"].as_u64().unwrap_or(0),
-            took_ms: value["took_ms"].as_u64().unwrap_or(0),
+            ran: (value["ran"][0].as_u64().unwrap_or(0), value["ran"][1].as_u64().unwrap_or(0)),
         }
     }
 }
@@ -202,17 +203,17 @@ impl Inside {
         let before = self.eye.look();
         let pids = self.start(layout);
         let answers = self.ask(&pids);
-        let (code, said, took_ms) = self.thaw_dump(images, args, pids[0]);
+        let (code, said, ran) = self.thaw_dump(images, args, pids[0]);
         let gone = code == 0 && !args.iter().any(|arg| arg == "-R");
         let answers = if gone { answers } else { self.ask(&pids) };
         if !gone {
             self.end(&pids);
         }
         let left = self.eye.left(&before);
-        json!({ "code": code, "said": said, "answers": answers, "left": left, "took_ms": took_ms })
+        json!({ "code": code, "said": said, "answers": answers, "left": left, "ran": ran })
     }
 
-    fn thaw_dump(&self, images: &Path, args: &[String], root: i32) -> (i64, String, u64) {
+    fn thaw_dump(&self, images: &Path, args: &[String], root: i32) -> (i64, String, [u64; 2]) {
         fs::create_dir_all(images).expect("room");
         next_pid(RESTORER_PIDS);
         let mut args = args.to_vec();
@@ -231,48 +232,49 @@ impl Inside {
         args: &[String],
         faults: &[String],
     ) -> Vec<Value> {
-        let start = self.eye.look();
-        let mut pids = self.start(layout);
+        let pids = self.start(layout);
         let mut results = Vec::new();
         for (number, rules) in faults.iter().enumerate() {
             let images = images.join(number.to_string());
             let before = self.eye.look();
             self.eye.set_faults(rules);
-            let (code, said, took_ms) = self.thaw_dump(&images, args, pids[0]);
+            let (code, said, ran) = self.thaw_dump(&images, args, pids[0]);
             let hits = self.eye.set_faults("");
             let mut left = Vec::new();
-            let mut answers = Vec::new();
-            if code == 0 {
-                left.extend(self.eye.left(&start));
-                pids = self.start(layout);
-            } else {
+            if code != 0 {
                 let found = fs::read_dir(&images).expect("the folder stays").flatten();
                 left.extend(found.map(|entry| entry.path().display().to_string()));
-                left.extend(self.eye.left(&before));
-                // Rounds must grow by work that is done from now on.
-                let first = self.ask(&pids);
-                let rounds = |answers: &[Value]| -> Vec<Option<u64>> {
-                    answers.iter().map(|answer| answer["rounds"].as_u64()).collect()
-                };
-                let is_busy = |one: &Option<u64>| one.is_some_and(|rounds| rounds > 0);
-                answers.clone_from(&first);
-                wait_until("rounds go on", || {
-                    answers = self.ask(&pids);
-                    let pairs = rounds(&first).into_iter().zip(rounds(&answers));
-                    pairs.filter(|(one, _)| is_busy(one)).all(|(one, other)| other > one)
-                });
             }
+            left.extend(self.eye.left(&before));
+            let answers = self.ask_until_rounds_grow(&pids);
             results.push(json!({ "code": code, "said": said, "answers": answers, "left": left,
-                "hits": hits, "took_ms": took_ms }));
+                "hits": hits, "ran": ran }));
         }
         self.end(&pids);
         results
     }
 
+    /// What all say when each queue has done work since this was called.
+    fn ask_until_rounds_grow(&self, pids: &[i32]) -> Vec<Value> {
+        let rounds = |answers: &[Value]| -> Vec<u64> {
+            answers.iter().filter_map(|answer| answer["rounds"].as_u64()).collect()
+        };
+        let mut answers = self.ask(pids);
+        let first = rounds(&answers);
+        wait_until("rounds go on", || {
+            answers = self.ask(pids);
+            let is_broken = answers.iter().any(|answer| answer["wrong"] != json!([]));
+            let now = rounds(&answers);
+            let mut busy = first.iter().zip(now).filter(|(first, _)| **first > 0);
+            is_broken || busy.all(|(first, now)| now > *first)
+        });
+        answers
+    }
+
     fn restore(&mut self, images: &Path, args: &[String], rules: &str) -> Value {
         let before = self.eye.look();
         self.eye.set_faults(rules);
-        let (code, mut said, took_ms) = self.thaw_restore(images, &["-d"], args);
+        let (code, mut said, ran) = self.thaw_restore(images, &["-d"], args);
         let hits = self.eye.set_faults("");
         let mut answers = Vec::new();
         let mut left = Vec::new();
@@ -284,10 +286,15 @@ impl Inside {
         }
         left.extend(self.eye.left(&before));
         json!({ "code": code, "said": said, "answers": answers, "left": left, "hits": hits,
-            "took_ms": took_ms })
+            "ran": ran })
     }
 
-    fn thaw_restore(&self, images: &Path, own: &[&str], args: &[String]) -> (i64, String, u64) {
+    fn thaw_restore(
+        &self,
+        images: &Path,
+        own: &[&str],
+        args: &[String],
+    ) -> (i64, String, [u64; 2]) {
         next_pid(RESTORER_PIDS);
         let mut all: Vec<String> = own.iter().map(|&arg| arg.to_owned()).collect();
         let trace = self.dir.join("trace");
@@ -312,7 +319,7 @@ impl Inside {
     fn again(&mut self, images: &Path, args: &[String], again: &Path, stopped: bool) -> Value {
         let before = self.eye.look();
         let own: &[&str] = if stopped { &["-d", "-s"] } else { &["-d"] };
-        let (code, mut said, took_ms) = self.thaw_restore(images, own, args);
+        let (code, mut said, ran) = self.thaw_restore(images, own, args);
         let (mut left, mut answers) = (Vec::new(), Vec::new());
         let mut result = code;
         if code == 0 {
@@ -327,7 +334,7 @@ impl Inside {
         }
         left.extend(self.eye.left(&before));
         json!({ "code": result, "said": said, "answers": answers, "left": left,
-            "took_ms": took_ms })
+            "ran": ran })
     }
 
     /// Asks every process how it is, and waits for all answers.
@@ -444,9 +451,9 @@ fn next_pid(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).expect("root may choose ids");
 }
 
-/// Runs thaw; its exit code, what it said, and how long it took in milliseconds.
-fn thaw(command: &str, args: &[String]) -> (i64, String, u64) {
-    let begin = Instant::now();
+/// Runs thaw; its exit code, what it said, and when it ran.
+fn thaw(command: &str, args: &[String]) -> (i64, String, [u64; 2]) {
+    let begin_ns = now_ns();
     let output = Command::new("timeout")
         .args(["--kill-after=5", COMMAND_MAX, env!("CARGO_BIN_EXE_thaw"), command])
         .args(args)
@@ -456,7 +463,13 @@ fn thaw(command: &str, args: &[String]) -> (i64, String, u64) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = text(&output.stderr) + &text(&output.stdout);
     let code = output.status.code().map_or(-1, i64::from);
-    (code, said, begin.elapsed().as_millis() as u64)
+    (code, said, [begin_ns, now_ns()])
+}
+
+/// The clock of the node's log.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("Linux has it");
+    Duration::from(now).as_nanos() as u64
 }
 
 /// Processes of the tree, ascending.
