@@ -73,6 +73,10 @@ fn slice(trace: &Trace, event: &TraceEvent, begin: u64) -> Value {
         args["buffers"] = json!(step.buffers);
         args["content_bytes"] = json!(step.content_bytes);
     }
+    if let Some(piece) = event.piece {
+        args["render_minor"] = json!(piece.minor);
+        args["bytes"] = json!(piece.bytes);
+    }
     if let Err(error) = &event.outcome {
         name = format!("{name} FAILED");
         args["error"] = json!(error);

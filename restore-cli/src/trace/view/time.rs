@@ -6,10 +6,10 @@ use super::super::format::Trace;
 use super::axis::Axis;
 use super::canvas::{Anchor, Canvas, text_width};
 use super::lanes::{Frame, Scale, device_bar, label, lane};
-use super::{details, gpu_of};
+use super::{details, gpu_class, gpu_of};
 
-/// Most bars of contents of one process above each other; more at once share the last row.
-const ROWS_MAX: usize = 8;
+/// Most bars of contents of one GPU above each other; more at once share the last row.
+const ROWS_MAX: usize = 4;
 
 /// Draws the panel; returns where it ends.
 pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) -> f64 {
@@ -49,21 +49,25 @@ fn lane_height(rows: &[(&TraceEvent, usize)], scale: Scale) -> f64 {
     2.0 * scale.pad + scale.stage + 2.0 + scale.bar + count as f64 * (scale.contents + 1.0) + 2.0
 }
 
-/// The contents of one process in as many rows as it takes for none to overlap.
+/// The contents of one process: rows for each GPU, as many as it takes for none to overlap.
 fn pack(trace: &Trace, pid: i32) -> Vec<(&TraceEvent, usize)> {
     let own = |event: &&TraceEvent| event.stage == TraceStage::Contents && event.pid == pid;
     let mut events: Vec<&TraceEvent> = trace.events.iter().filter(own).collect();
-    events.sort_by_key(|event| (event.begin_ns, event.worker));
-    let mut ends: Vec<u64> = Vec::new();
+    events.sort_by_cached_key(|event| (gpu_of(trace, event), event.begin_ns, event.worker));
     let mut packed = Vec::new();
-    for event in events {
-        let free = ends.iter().position(|&end| end <= event.begin_ns);
-        let row = free.unwrap_or(ends.len()).min(ROWS_MAX - 1);
-        if row == ends.len() {
-            ends.push(0);
+    let mut first = 0;
+    for of_gpu in events.chunk_by(|a, b| gpu_of(trace, a) == gpu_of(trace, b)) {
+        let mut ends: Vec<u64> = Vec::new();
+        for event in of_gpu {
+            let free = ends.iter().position(|&end| end <= event.begin_ns);
+            let row = free.unwrap_or(ends.len()).min(ROWS_MAX - 1);
+            if row == ends.len() {
+                ends.push(0);
+            }
+            ends[row] = ends[row].max(event.end_ns);
+            packed.push((*event, first + row));
         }
-        ends[row] = ends[row].max(event.end_ns);
-        packed.push((event, row));
+        first += ends.len();
     }
     packed
 }
@@ -103,7 +107,7 @@ impl Lane<'_> {
         for &(event, row) in self.rows {
             let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
             let class = match event.outcome {
-                Ok(()) => gpu_of(trace, event).unwrap_or("kfd"),
+                Ok(()) => gpu_of(trace, event).map_or("kfd", gpu_class),
                 Err(_) => "failed",
             };
             let y = contents_y + row as f64 * (scale.contents + 1.0);
