@@ -1,5 +1,7 @@
 //! The panel of the time: all stages of every process, to scale.
 
+use std::collections::BTreeMap;
+
 use restore_core::{TraceEvent, TraceStage};
 
 use super::super::format::Trace;
@@ -20,8 +22,13 @@ pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) ->
     let marks = marks(trace);
     let top = y + 30.0;
     // The grid lies below the bars, so lanes must be measured first.
+    let mut events: BTreeMap<i32, Vec<&TraceEvent>> = BTreeMap::new();
+    for event in &trace.events {
+        events.entry(event.pid).or_default().push(event);
+    }
+    let own = |pid: i32| events.get(&pid).map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<Vec<(&TraceEvent, usize)>> =
-        trace.outline.processes.iter().map(|process| pack(trace, process.pid)).collect();
+        trace.outline.processes.iter().map(|process| pack(trace, own(process.pid))).collect();
     let heights: Vec<f64> = rows.iter().map(|rows| lane_height(rows, scale)).collect();
     let bottom = top + heights.iter().map(|height| height + 4.0).sum::<f64>();
     let mut lane_y = top;
@@ -37,8 +44,8 @@ pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) ->
     draw_marks(canvas, &axis, &marks, (top, bottom));
     let mut lane_y = top;
     for ((process, height), rows) in trace.outline.processes.iter().zip(&heights).zip(&rows) {
-        let own = Lane { pid: process.pid, y: lane_y, rows };
-        own.draw(canvas, trace, &axis, scale);
+        let lane = Lane { events: own(process.pid), y: lane_y, rows };
+        lane.draw(canvas, trace, &axis, scale);
         lane_y += height + 4.0;
     }
     bottom + 26.0
@@ -50,9 +57,9 @@ fn lane_height(rows: &[(&TraceEvent, usize)], scale: Scale) -> f64 {
 }
 
 /// The contents of one process: rows for each GPU, as many as it takes for none to overlap.
-fn pack(trace: &Trace, pid: i32) -> Vec<(&TraceEvent, usize)> {
-    let own = |event: &&TraceEvent| event.stage == TraceStage::Contents && event.pid == pid;
-    let mut events: Vec<&TraceEvent> = trace.events.iter().filter(own).collect();
+fn pack<'a>(trace: &Trace, own: &[&'a TraceEvent]) -> Vec<(&'a TraceEvent, usize)> {
+    let contents = own.iter().filter(|event| event.stage == TraceStage::Contents);
+    let mut events: Vec<&TraceEvent> = contents.copied().collect();
     events.sort_by_cached_key(|event| (gpu_of(trace, event), event.begin_ns, event.worker));
     let mut packed = Vec::new();
     let mut first = 0;
@@ -73,7 +80,7 @@ fn pack(trace: &Trace, pid: i32) -> Vec<(&TraceEvent, usize)> {
 }
 
 struct Lane<'a> {
-    pid: i32,
+    events: &'a [&'a TraceEvent],
     y: f64,
     rows: &'a [(&'a TraceEvent, usize)],
 }
@@ -83,7 +90,7 @@ impl Lane<'_> {
         let stage_y = self.y + scale.pad;
         let device_y = stage_y + scale.stage + 2.0;
         let contents_y = device_y + scale.bar + 2.0;
-        for event in trace.events.iter().filter(|event| event.pid == self.pid) {
+        for event in self.events {
             let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
             match event.stage {
                 TraceStage::Contents => {}
