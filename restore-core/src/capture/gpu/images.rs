@@ -30,7 +30,11 @@ pub(super) fn contents(gpu: &GpuState) -> Result<Vec<Image<'_>>, DumpError> {
     let mut images = Vec::new();
     for kfd in &gpu.kfds {
         let Some(state) = &kfd.state else { continue };
+        // Upstream's restore wants a file for each GPU, also where there are no contents.
         let mut parts: BTreeMap<u32, Vec<Part<'_>>> = BTreeMap::new();
+        for device in &state.devices {
+            parts.insert(device.user_gpu_id, Vec::new());
+        }
         for (bo, dmabuf) in state.bos.iter().zip(&state.contents) {
             let Some(dmabuf) = dmabuf else { continue };
             let is_vram = bo.alloc_flags & alloc::VRAM != 0;
