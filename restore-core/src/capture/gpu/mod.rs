@@ -29,7 +29,7 @@ pub use pause::UnpauseError;
 
 use super::facts::Facts;
 use super::files::{DeviceFile, DeviceFiles};
-use super::staging::Staging;
+use super::staging::Folder;
 use super::steps::Steps;
 use super::{DumpError, DumpOptions};
 use crate::refusal::Refusal;
@@ -181,13 +181,13 @@ impl GpuState {
     pub(crate) fn write(
         &self,
         options: &DumpOptions,
-        staging: &Staging,
+        folder: &Folder,
         steps: &Steps,
     ) -> Result<(), DumpError> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let workers_max = if options.workers_max == 0 { processors } else { options.workers_max };
-        contents::save(images::contents(self)?, workers_max, staging, steps)?;
-        images::records(self, staging, steps)
+        contents::save(images::contents(self)?, workers_max, folder, steps)?;
+        images::records(self, folder, steps)
     }
 }
 
