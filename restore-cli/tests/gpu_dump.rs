@@ -340,6 +340,41 @@ fn failure_at_any_step_lets_queues_go_on() {
     });
 }
 
+/// Every other step, since each takes a new tree.
+#[test]
+fn process_that_is_dead_at_a_step_stops_no_others_queues() {
+    in_node("process_that_is_dead_at_a_step_stops_no_others_queues", &TWO, |dir| {
+        let layout = ["fork:1 kfd render:0 vram:0:64K queue:0", "kfd render:0 gem:0:8K queue:0"];
+        let (mut failed, mut step) = (0, 0);
+        loop {
+            let dir = dir.join(step.to_string());
+            fs::create_dir(&dir).expect("a folder");
+            let mut tree = GpuTree::start(&dir, &layout);
+            let before = tree.settle();
+            let victim = tree.tree.pids[1];
+            let at = format!("{step}:{victim}");
+            let images = dir.join("images");
+            let args = ["-R", "--workers=1", "--kill-at", &at];
+            let status = tree.dump_command(&images, &args).status().expect("thaw runs");
+            let what = format!("step {step}: {}", errors(&images.join("dump.log")));
+            assert!(matches!(status.code(), Some(0 | 1)), "{what}: {status}");
+            failed += usize::from(!status.success());
+            let is_alive = status.success() && tree.tree.alive_and_no_zombies();
+            let victims = tree.tree.split_off(victim);
+            tree.check(&before, &what);
+            tree.kill();
+            victims.kill();
+            let _ = fs::remove_dir_all(&dir);
+            if is_alive {
+                break;
+            }
+            step += 2;
+        }
+        println!("{failed} dumps failed of a death, up to step {step}");
+        assert!(failed > 40, "{failed} are too few: something dies that is not asked for");
+    });
+}
+
 /// As `in_node`, and every stop of queues in the log of calls has been taken back.
 fn in_node_with_log(name: &str, options: &[&str], body: impl FnOnce(&Path)) {
     if is_inside_node() {
