@@ -39,6 +39,8 @@ pub(super) struct Image<'a> {
     /// Process that has the buffers.
     pub(super) pid: i32,
     pub(super) parts: Vec<Part<'a>>,
+    /// Other images with the same contents.
+    pub(super) also: Vec<String>,
 }
 
 impl Image<'_> {
@@ -146,8 +148,7 @@ impl Copier {
                 at += len as u64;
             }
         }
-        folder.finish(staged);
-        Ok(())
+        folder.finish_as(staged, &image.also)
     }
 }
 
@@ -214,6 +215,7 @@ mod tests {
             minor,
             pid: 1,
             parts: vec![super::Part { dmabuf: &dmabuf, size_bytes, is_vram: true }],
+            also: Vec::new(),
         };
         let images = vec![image(128, 1), image(128, 9), image(129, 5), image(128, 3)];
         let names: Vec<String> = in_turns(images).into_iter().map(|image| image.name).collect();

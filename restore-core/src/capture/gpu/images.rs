@@ -43,19 +43,25 @@ pub(super) fn contents(gpu: &GpuState) -> Result<Vec<Image<'_>>, DumpError> {
         }
         for (user, parts) in parts {
             let (name, minor) = (kfd_pages_name(FileId(kfd.id), user), gpu.minor_of(kfd, user)?);
-            images.push(Image { name, minor, pid: kfd.owner, parts });
+            images.push(Image { name, minor, pid: kfd.owner, parts, also: Vec::new() });
         }
     }
+    // Memory that several files have is read once. Upstream's restore wants it from each of them.
+    let mut known: BTreeMap<u64, usize> = BTreeMap::new();
     for render in &gpu.renders {
         for (index, buffer) in render.buffers.iter().enumerate() {
-            if gpu.sharing.is_import(render.id, index) {
+            let name = drm_pages_name(FileId(render.id), render.minor, index);
+            let number = gpu.sharing.number(render.id, index);
+            if let Some(&first) = known.get(&number) {
+                images[first].also.push(name);
                 continue;
             }
-            let name = drm_pages_name(FileId(render.id), render.minor, index);
+            known.insert(number, images.len());
             let is_vram = buffer.entry.preferred_domains & domain::VRAM != 0;
             let size_bytes = buffer.entry.size;
             let parts = vec![Part { dmabuf: &buffer.dmabuf, size_bytes, is_vram }];
-            images.push(Image { name, minor: render.minor, pid: render.owner, parts });
+            let (minor, pid, also) = (render.minor, render.owner, Vec::new());
+            images.push(Image { name, minor, pid, parts, also });
         }
     }
     Ok(images)
