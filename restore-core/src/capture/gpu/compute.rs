@@ -1,11 +1,11 @@
 //! Which open render node has the GPU address space that the KFD uses for a process.
 //!
 //! A process may have a GPU's render node open several times: one file is its runtime's, others may
-//! be a graphics library's. No call says which it is. But a buffer shows where it is mapped in a
-//! file's address space: so if there is a choice, a buffer of the KFD is imported into each file for
-//! a moment, and the one that shows the KFD's own mapping is it. The handle is given back at once;
-//! the driver gives out the lowest free number, so that the program's next one is what it would
-//! have been.
+//! be a graphics library's. No call says which it is. But a buffer shows where it is mapped in the
+//! address space of a file. So if there is a choice, a buffer of the KFD is imported into each file
+//! for a moment, and the one that shows the KFD's own mapping is it. The handle is given back at
+//! once; the driver gives out the lowest free number, so that the program's next one is what it
+//! would have been.
 
 use gpu_kfd::{DeviceError, DeviceKind, HostGpuId, RenderNode, Topology};
 use nix::errno::Errno;
