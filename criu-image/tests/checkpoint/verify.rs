@@ -326,9 +326,9 @@ fn contents_of_gpu_buffers_have_the_size_of_the_buffers() {
     };
     check_kfd(remove, &["amdgpu-pages-19-5a02.img is missing: 1048576 bytes of buffers"]);
     let add = |dir: &Path, _: &mut CriuKfd| {
-        std::fs::write(dir.join("amdgpu-pages-21-5a02.img"), [0; 8]).expect("room");
+        std::fs::write(dir.join("amdgpu-pages-20-5a02.img"), [0; 8]).expect("room");
     };
-    check_kfd(add, &["amdgpu-pages-21-5a02.img belongs to nothing in this checkpoint"]);
+    check_kfd(add, &["amdgpu-pages-20-5a02.img belongs to nothing in this checkpoint"]);
 }
 
 #[test]
