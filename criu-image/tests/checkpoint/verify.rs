@@ -332,6 +332,28 @@ fn contents_of_gpu_buffers_have_the_size_of_the_buffers() {
 }
 
 #[test]
+fn gpu_without_contents_may_have_an_empty_file_of_them() {
+    let name = "amdgpu-pages-19-5a02.img";
+    let without = |kfd: &mut CriuKfd| {
+        kfd.bo_entries.iter_mut().filter(|bo| bo.gpu_id == 0x5a02).for_each(|bo| {
+            bo.alloc_flags &= !3;
+        });
+    };
+    let empty = |dir: &Path, kfd: &mut CriuKfd| {
+        without(kfd);
+        std::fs::write(dir.join(name), [0; 8]).expect("room");
+    };
+    check_kfd(empty, &[]);
+    let absent = |dir: &Path, kfd: &mut CriuKfd| {
+        without(kfd);
+        std::fs::remove_file(dir.join(name)).expect("it is there");
+    };
+    check_kfd(absent, &[]);
+    let full = |_: &Path, kfd: &mut CriuKfd| without(kfd);
+    check_kfd(full, &["amdgpu-pages-19-5a02.img, byte 0: 0 bytes of buffers are listed"]);
+}
+
+#[test]
 fn files_of_the_plugin_belong_to_external_files() {
     let rename = |dir: &Path, _: &mut CriuKfd| {
         let name = |id: u32| dir.join(format!("amdgpu-renderD-{id}.img"));
