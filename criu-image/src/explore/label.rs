@@ -41,9 +41,10 @@ impl Labels {
             for record in image.records::<FileEntry>() {
                 let (_, entry) = record?;
                 let shown = labels.files.entry(entry.id).or_default();
-                shown.path = entry.reg.map(|reg| reg.name);
-                shown.pipe = entry.pipe.map(|pipe| pipe.pipe_id);
-                shown.unix = entry.usk.as_ref().map(unix);
+                // A TUN device has two entries, the first of which is its path.
+                shown.path = shown.path.take().or(entry.reg.map(|reg| reg.name));
+                shown.pipe = shown.pipe.or(entry.pipe.map(|pipe| pipe.pipe_id));
+                shown.unix = shown.unix.take().or(entry.usk.as_ref().map(unix));
             }
         }
         if labels.files.is_empty() {
