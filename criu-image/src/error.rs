@@ -1,5 +1,6 @@
 //! What can be wrong with images: always with the file, the place in it, and the reason.
 
+use crate::manifest::ManifestError;
 use crate::wire::WireError;
 
 /// Why images were not accepted.
@@ -13,6 +14,9 @@ pub enum ImageError {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// The images are not as the dump wrote them, or the manifest that says how is damaged.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A file that the checkpoint needs is not there.
     #[error("{file} is missing: {needed_for}")]
     Missing {

@@ -13,12 +13,15 @@ mod gpu;
 mod image;
 mod json;
 mod kind;
+mod listing;
+mod manifest;
 mod pages;
 mod payload;
 mod reader;
 mod schema;
 mod verify;
 mod wire;
+mod write;
 
 /// Records as CRIU 4.2 writes them; field names are those of its schema.
 #[allow(missing_docs)]
@@ -31,7 +34,7 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use diff::{Difference, diff};
-pub use directory::{ImageFile, images_in};
+pub use directory::{ImageDir, RawImage, damage};
 pub use error::ImageError;
 pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
@@ -43,10 +46,15 @@ pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
 };
 pub use kind::ImageKind;
+pub use listing::{ImageFile, images_in};
+pub use manifest::{
+    BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
+};
 pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
 pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
 pub use verify::verify;
 pub use wire::WireError;
+pub use write::ImageBuilder;
 
 #[cfg(test)]
 mod tests {

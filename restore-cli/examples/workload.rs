@@ -4,6 +4,7 @@
 //! memory filled with a pattern of its own and that many counting threads beside the first (the
 //! root of several has one more).
 //! `workload STATUS vmas COUNT` makes one process with that many mappings.
+//! `workload STATUS socket` makes one process with a pair of unix sockets.
 //! When a process is ready it closes standard output, so a reader of it sees the end when all
 //! are. On SIGUSR1 a process appends `pid counter intact|damaged` to the file STATUS.
 
@@ -34,6 +35,10 @@ fn main() {
     signals.thread_block().expect("a valid set");
     if args[1] == "vmas" {
         let _mappings = many_mappings(number(2));
+        serve(&status, &signals, &[], 0);
+    }
+    if args[1] == "socket" {
+        let _pair = std::os::unix::net::UnixStream::pair().expect("sockets");
         serve(&status, &signals, &[], 0);
     }
     let (processes, mib, threads) = (number(1), number(2), number(3));

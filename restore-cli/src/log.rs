@@ -55,3 +55,32 @@ impl Drop for Log {
         let _ = self.to.flush();
     }
 }
+
+/// Says errors in the log and, if that is a file, on standard error too.
+pub(crate) struct Teller<'a> {
+    pub(crate) log: &'a mut Log,
+    pub(crate) to_stderr: bool,
+}
+
+impl Teller<'_> {
+    pub(crate) fn error(&mut self, text: &str) {
+        self.log.line(Level::Error, text);
+        if self.to_stderr {
+            eprintln!("thaw: {text}");
+        }
+    }
+}
+
+/// The error and everything that caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

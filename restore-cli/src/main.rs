@@ -1,7 +1,10 @@
-//! `thaw`: checkpoints of process trees brought back to life. This crate only parses and shows.
+//! `thaw`: checkpoints of process trees, made and brought back to life. This crate only parses and
+//! shows.
 
+mod dump;
 mod image;
 mod log;
+mod node;
 mod options;
 mod restore;
 
@@ -10,40 +13,53 @@ use std::time::Instant;
 
 use lexopt::prelude::*;
 
-/// The restore failed and everything was undone.
+/// It failed and everything was undone.
 pub(crate) const FAILED: u8 = 1;
 /// The command line is wrong.
 pub(crate) const USAGE: u8 = 2;
 /// The images are damaged or contradict themselves.
 pub(crate) const BAD_IMAGES: u8 = 3;
-/// The images are good, but this host or version cannot restore them.
+/// The images or the tree are good, but this host or version cannot take them.
 pub(crate) const UNFIT_HOST: u8 = 4;
-/// The restore failed, and something could not be undone.
+/// It failed, and something could not be undone.
 pub(crate) const LEFTOVERS: u8 = 5;
 
 const HELP: &str = "\
-thaw brings process trees back to life from CRIU checkpoints.
+thaw makes checkpoints of process trees, in CRIU's format, and brings them back to life.
 
-Usage: thaw restore -D DIR [options]
-       thaw image COMMAND (see thaw image --help)
+Usage: thaw dump -t PID -D DIR [options]
+       thaw restore -D DIR [options]
+       thaw node run|list-models    (see thaw node --help)
+       thaw image COMMAND           (see thaw image --help)
 
+Both:
   -D, --images-dir DIR     directory of the images
   -W, --work-dir DIR       directory of log and pid file (default: that of the images)
   -o, --log-file FILE      log file (default: standard error)
   -v[N], --verbosity=N     how much is logged: 1 errors, 2 warnings, 3 steps, 4 all
-  -d, --restore-detached   do not wait for the tree
-  -s, --leave-stopped      leave every process stopped
-  -S, --restore-sibling    make the root a child of thaw's parent (with -d)
-  -j, --shell-job          let the root stay in the caller's session
-      --pidfile FILE       write the root's pid to FILE, which must not exist
+  -j, --shell-job          the root is, or may be, in the session of a shell
       --manage-cgroups=ignore  leave the tree in the caller's control groups
-      --huge-pages=never   do not fill whole 2 MiB blocks as huge pages
       --workers N          most worker threads
+  -s, --leave-stopped      leave every process stopped
+
+Dump:
+  -t, --tree PID           the root of the tree
+  -R, --leave-running      let the tree go on; without it (and -s) it is killed
+      --link-remap         give files that were renamed a link beside their old name
+      --ghost-limit SIZE   largest deleted file that is saved (1M; K, M, G)
+      --timeout SECONDS    give up after this time
+
+Restore:
+  -d, --restore-detached   do not wait for the tree
+  -S, --restore-sibling    make the root a child of thaw's parent (with -d)
+      --pidfile FILE       write the root's pid to FILE, which must not exist
+      --huge-pages=never   do not fill whole 2 MiB blocks as huge pages
+
   -h, --help; --version
 
-Exit codes: 0 restored, 1 failed and undone, 2 usage, 3 bad images,
-4 this host or version cannot take these images, 5 failed with leftovers.
-Without -d, the exit status of the root is passed on.";
+Exit codes: 0 done, 1 failed and undone, 2 usage, 3 bad images,
+4 this host or version cannot take these images, or this tree, 5 failed with leftovers.
+A restore without -d passes on the exit status of the root.";
 
 fn main() -> ExitCode {
     let start = Instant::now();
@@ -60,8 +76,12 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(command)) if command == "restore" => {
-            Ok(restore::run(options::parse(parser)?, start))
+            Ok(restore::run(options::restore::parse(parser)?, start))
         }
+        Some(Value(command)) if command == "dump" => {
+            Ok(dump::run(options::dump::parse(parser)?, start))
+        }
+        Some(Value(command)) if command == "node" => node::run(parser),
         Some(Value(command)) if command == "image" => Ok(image::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
@@ -74,18 +94,4 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(arg) => Err(arg.unexpected()),
         None => Err("a command is missing".into()),
     }
-}
-
-/// The error and everything that caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -11,8 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
 
-use crate::chain;
-use crate::log::{Level, Log};
+use crate::log::{Level, Log, Teller, chain};
 use crate::options::Restore;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
@@ -38,21 +37,6 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
         Err(code) => code,
-    }
-}
-
-/// Says errors in the log and, if that is a file, on standard error too.
-struct Teller<'a> {
-    log: &'a mut Log,
-    to_stderr: bool,
-}
-
-impl Teller<'_> {
-    fn error(&mut self, text: &str) {
-        self.log.line(Level::Error, text);
-        if self.to_stderr {
-            eprintln!("thaw: {text}");
-        }
     }
 }
 
@@ -112,6 +96,7 @@ fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
         tell.error(&format!("not supported: {refusal}"));
     }
 }
+
 fn log_event(log: &mut Log, event: &Event) {
     match event {
         Event::Prepared { workers, objects } => {

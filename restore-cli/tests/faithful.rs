@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use support::{Tree, live};
+use support::{Dumper, Tree, live, with_each_dumper};
 
 /// Parts of keys whose values may differ, and why.
 const KNOWN_DIFFERENCES: [(&str, &str); 2] = [
@@ -205,7 +205,8 @@ fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 
 #[test]
 fn proc_says_the_same_before_the_dump_and_after_the_restore() {
-    live("proc_says_the_same_before_the_dump_and_after_the_restore", |dir: &Path| {
+    let name = "proc_says_the_same_before_the_dump_and_after_the_restore";
+    with_each_dumper(name, |dir: &Path, dumper: Dumper| {
         let folder = dir.join("everything");
         fs::create_dir(&folder).expect("a folder");
         let args = [folder.to_str().expect("a plain path")];
@@ -215,13 +216,39 @@ fn proc_says_the_same_before_the_dump_and_after_the_restore() {
         let before = snapshot(&tree);
         assert!(before.len() > 500, "{} facts are too few to mean anything", before.len());
         let images = dir.join("images");
-        tree.dump(&images);
+        tree.dump(&images, dumper);
         tree.restore(&images);
         wait_until_at_rest(&tree);
         let after = snapshot(&tree);
         let found = differences(&before, &after);
         assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
         println!("{} facts are the same", before.len());
+        tree.kill();
+    });
+}
+
+#[test]
+fn proc_says_the_same_after_a_dump_that_leaves_the_tree_running() {
+    let name = "proc_says_the_same_after_a_dump_that_leaves_the_tree_running";
+    live(name, |dir: &Path| {
+        let folder = dir.join("everything");
+        fs::create_dir(&folder).expect("a folder");
+        let args = [folder.to_str().expect("a plain path")];
+        let tree = Tree::start_program(dir, "everything", &args);
+        wait_until_at_rest(&tree);
+        let before = snapshot(&tree);
+        for round in 0..3 {
+            let images = dir.join(format!("images-{round}"));
+            fs::create_dir(&images).expect("a folder");
+            let status = tree.dump_command(&images, &["-R"]).status().expect("thaw runs");
+            assert!(status.success(), "{status}: {}", support::errors(&images.join("dump.log")));
+            wait_until_at_rest(&tree);
+            let after = snapshot(&tree);
+            let keys = before.keys().chain(after.keys());
+            let found: std::collections::BTreeSet<&String> =
+                keys.filter(|key| before.get(*key) != after.get(*key)).collect();
+            assert!(found.is_empty(), "dump {round} has changed {found:?}");
+        }
         tree.kill();
     });
 }

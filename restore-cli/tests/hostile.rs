@@ -15,8 +15,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use restore_core::{Host, Options, RestorePlan};
-use support::{Tree, family, live};
+use support::{Dumper, Tree, family, live, with_each_dumper};
 
+/// Flips for each file of a checkpoint with a manifest.
+const VERIFIED_FLIPS_PER_FILE: usize = 8;
 /// Flips for each image file, spread evenly over it.
 const FLIPS_PER_FILE: usize = 120;
 /// Exit codes that a damaged checkpoint may give: failed and undone, bad images, cannot be taken.
@@ -95,17 +97,17 @@ fn others() -> Vec<i32> {
     pids.filter(|&pid: &i32| pid != 1 && pid != std::process::id() as i32).collect()
 }
 
-fn checkpoint(dir: &Path) -> Copy {
+fn checkpoint(dir: &Path, dumper: Dumper) -> Copy {
     let tree = Tree::start(dir, &["1", "0", "0"]);
     let images = dir.join("images");
-    tree.dump(&images);
+    tree.dump(&images, dumper);
     Copy::of(&images, dir.join("copy"))
 }
 
 #[test]
 fn image_cut_at_any_byte_is_an_error_or_a_correct_restore() {
-    live("image_cut_at_any_byte_is_an_error_or_a_correct_restore", |dir: &Path| {
-        let copy = checkpoint(dir);
+    with_each_dumper("image_cut_at_any_byte_is_an_error_or_a_correct_restore", |dir, dumper| {
+        let copy = checkpoint(dir, dumper);
         let host = Host::probe().expect("/proc");
         assert!(copy.is_accepted(&host), "the undamaged images");
         let (mut cuts, mut restored) = (0, 0);
@@ -128,8 +130,8 @@ fn image_cut_at_any_byte_is_an_error_or_a_correct_restore() {
 
 #[test]
 fn image_with_a_flipped_bit_is_an_error_or_a_correct_restore() {
-    live("image_with_a_flipped_bit_is_an_error_or_a_correct_restore", |dir: &Path| {
-        let copy = checkpoint(dir);
+    with_each_dumper("image_with_a_flipped_bit_is_an_error_or_a_correct_restore", |dir, dumper| {
+        let copy = checkpoint(dir, dumper);
         let host = Host::probe().expect("/proc");
         let (mut flips, mut tried, mut restored) = (0, 0, 0);
         for (path, bytes) in &copy.files {
@@ -149,5 +151,35 @@ fn image_with_a_flipped_bit_is_an_error_or_a_correct_restore() {
         }
         println!("{flips} flips, {tried} passed the checks, {restored} of them were restored");
         assert!(flips > 500 && copy.restores("the undamaged images"));
+    });
+}
+
+#[test]
+fn any_flipped_bit_is_found_where_there_is_a_manifest() {
+    live("any_flipped_bit_is_found_where_there_is_a_manifest", |dir: &Path| {
+        let tree = Tree::start(dir, &["2", "3", "1"]);
+        let images = dir.join("images");
+        tree.dump(&images, Dumper::Own);
+        let mut copy = Copy::of(&images, dir.join("copy"));
+        let manifest = copy.dir.join(criu_image::MANIFEST_NAME);
+        let text = fs::read(images.join(criu_image::MANIFEST_NAME)).expect("a manifest");
+        fs::write(&manifest, &text).expect("room");
+        copy.files.push((manifest, text));
+        assert!(copy.restores("the undamaged images"));
+        let mut flips = 0;
+        for (path, bytes) in &copy.files {
+            let step = (bytes.len() / VERIFIED_FLIPS_PER_FILE).max(1);
+            for at in (0..bytes.len()).step_by(step) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at * 7 % 8);
+                fs::write(path, &damaged).expect("room");
+                flips += 1;
+                let what = format!("{} with byte {at} flipped", path.display());
+                assert!(!copy.restores(&what), "{what} was restored");
+            }
+            fs::write(path, bytes).expect("room");
+        }
+        println!("{flips} flips, all found");
+        assert!(flips > 100 && copy.restores("the undamaged images"));
     });
 }

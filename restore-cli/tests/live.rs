@@ -1,11 +1,11 @@
-//! Trees that upstream dumped run again: intact, whole, or not at all.
+//! Trees that were dumped run again: intact, whole, or not at all.
 
 mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
-use support::{Tree, errors, live, thaw, thaw_command};
+use support::{Dumper, Tree, errors, live_with_upstream, thaw, thaw_command, with_each_dumper};
 
 /// 4 processes, 13 threads, 768 MiB.
 const CHAIN: [&str; 3] = ["4", "192", "2"];
@@ -20,9 +20,14 @@ fn check_goes_on(tree: &mut Tree, link: &str, before: &mut u64) {
     *before = sum;
 }
 
+/// The programs that dump and restore in each link, in turn.
+const LINKS: [(Dumper, Dumper); 3] =
+    [(Dumper::Own, Dumper::Upstream), (Dumper::Own, Dumper::Own), (Dumper::Upstream, Dumper::Own)];
+
 #[test]
-fn chain_of_upstream_and_our_restores_keeps_the_program_going() {
-    live("chain_of_upstream_and_our_restores_keeps_the_program_going", |dir: &Path| {
+fn chain_of_both_programs_keeps_the_tree_going() {
+    let name = "chain_of_both_programs_keeps_the_tree_going";
+    live_with_upstream(name, |dir: &Path| {
         let mut tree = Tree::start(dir, &CHAIN);
         let threads: usize = tree
             .pids
@@ -32,37 +37,39 @@ fn chain_of_upstream_and_our_restores_keeps_the_program_going() {
         assert_eq!((tree.pids.len(), threads), (4, 13));
         let mut counter = 0;
         check_goes_on(&mut tree, "start", &mut counter);
-        for link in 1..=2 {
-            let images = dir.join(format!("images-{link}"));
-            tree.dump(&images);
-            tree.restore(&images);
-            check_goes_on(&mut tree, &format!("our restore {link}"), &mut counter);
+        for (dumper, restorer) in LINKS {
+            let images = dir.join("images");
+            tree.dump(&images, dumper);
+            match restorer {
+                Dumper::Own => tree.restore(&images),
+                Dumper::Upstream => tree.restore_upstream(&images),
+            }
+            let link = format!("dump by {dumper:?}, restore by {restorer:?}");
+            check_goes_on(&mut tree, &link, &mut counter);
+            println!("{link}: the counters are at {counter}");
             std::fs::remove_dir_all(&images).expect("images of this link");
         }
-        let images = dir.join("images-3");
-        tree.dump(&images);
-        tree.restore_upstream(&images);
-        check_goes_on(&mut tree, "upstream's restore", &mut counter);
         tree.kill();
     });
 }
 
 #[test]
 fn killed_restorer_leaves_no_half_restored_task() {
-    live("killed_restorer_leaves_no_half_restored_task", |dir: &Path| kill_at_moments(dir, &[]));
+    let name = "killed_restorer_leaves_no_half_restored_task";
+    with_each_dumper(name, |dir, dumper| kill_at_moments(dir, dumper, &[]));
 }
 
 #[test]
 fn killed_restorer_of_a_sibling_leaves_no_half_restored_task() {
-    live("killed_restorer_of_a_sibling_leaves_no_half_restored_task", |dir: &Path| {
-        kill_at_moments(dir, &["--restore-sibling"]);
+    with_each_dumper("killed_restorer_of_a_sibling_leaves_no_half_restored_task", |dir, dumper| {
+        kill_at_moments(dir, dumper, &["--restore-sibling"]);
     });
 }
 
-fn kill_at_moments(dir: &Path, args: &[&str]) {
+fn kill_at_moments(dir: &Path, dumper: Dumper, args: &[&str]) {
     let mut tree = Tree::start(dir, &SMALL);
     let images = dir.join("images");
-    tree.dump(&images);
+    tree.dump(&images, dumper);
     let begin = std::time::Instant::now();
     tree.restore(&images);
     let whole = begin.elapsed();
@@ -89,10 +96,10 @@ fn kill_at_moments(dir: &Path, args: &[&str]) {
 
 #[test]
 fn taken_pid_is_an_error_and_everything_is_undone() {
-    live("taken_pid_is_an_error_and_everything_is_undone", |dir: &Path| {
+    with_each_dumper("taken_pid_is_an_error_and_everything_is_undone", |dir, dumper| {
         let tree = Tree::start(dir, &SMALL);
         let images = dir.join("images");
-        tree.dump(&images);
+        tree.dump(&images, dumper);
         tree.restore(&images);
         // The tree runs, so none of its ids is free.
         assert_eq!(thaw(&images, &[]).code(), Some(1));
@@ -105,10 +112,10 @@ fn taken_pid_is_an_error_and_everything_is_undone() {
 
 #[test]
 fn any_number_of_workers_restores_the_same_tree() {
-    live("any_number_of_workers_restores_the_same_tree", |dir: &Path| {
+    with_each_dumper("any_number_of_workers_restores_the_same_tree", |dir, dumper| {
         let mut tree = Tree::start(dir, &["6", "2", "2"]);
         let images = dir.join("images");
-        tree.dump(&images);
+        tree.dump(&images, dumper);
         for workers in ["1", "2", "3", "6", "50"] {
             assert!(thaw(&images, &["--workers", workers]).success(), "{workers} workers");
             let answers = tree.ask();
@@ -121,10 +128,10 @@ fn any_number_of_workers_restores_the_same_tree() {
 
 #[test]
 fn stopped_on_request_is_stopped_until_continued() {
-    live("stopped_on_request_is_stopped_until_continued", |dir: &Path| {
+    with_each_dumper("stopped_on_request_is_stopped_until_continued", |dir, dumper| {
         let mut tree = Tree::start(dir, &SMALL);
         let images = dir.join("images");
-        tree.dump(&images);
+        tree.dump(&images, dumper);
         assert!(thaw(&images, &["--leave-stopped"]).success());
         for pid in &tree.pids {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it exists");
@@ -141,10 +148,10 @@ fn stopped_on_request_is_stopped_until_continued() {
 
 #[test]
 fn attached_restore_passes_on_how_the_tree_ended() {
-    live("attached_restore_passes_on_how_the_tree_ended", |dir: &Path| {
+    with_each_dumper("attached_restore_passes_on_how_the_tree_ended", |dir, dumper| {
         let mut tree = Tree::start(dir, &["1", "1", "0"]);
         let images = dir.join("images");
-        tree.dump(&images);
+        tree.dump(&images, dumper);
         let mut restorer = std::process::Command::new(env!("CARGO_BIN_EXE_thaw"))
             .args(["restore", "-o", "thaw.log", "-D"])
             .arg(&images)

@@ -22,6 +22,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("restore-core works on x86-64 Linux only");
 
+mod capture;
 mod engine;
 mod files;
 mod host;
@@ -29,6 +30,10 @@ mod plan;
 mod refusal;
 mod remote;
 
+pub use capture::{
+    DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
+    Leave, dump, keep,
+};
 pub use engine::{
     Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
 };

@@ -1,7 +1,9 @@
-//! `fuzz`: hostile input for criu-image, coverage guided, one process at a time, at low priority.
+//! `fuzz`: hostile input for images and for the emulated driver, coverage guided, one process at a
+//! time, at low priority.
 //!
-//! libFuzzer drives the targets of `criu-image/fuzz`. The compiler's coverage passes are stable, so
-//! no other toolchain is needed; there is no address sanitizer, since the crate has no unsafe code.
+//! libFuzzer drives the targets of `criu-image/fuzz` and `gpu-kfd/emulator/fuzz`. The compiler's
+//! coverage passes are stable, so no other toolchain is needed; there is no address sanitizer,
+//! since what is fuzzed has no unsafe code.
 //! What is new is kept below `target`, and merged into the committed corpus on request.
 
 use std::fs;
@@ -12,12 +14,27 @@ use lexopt::prelude::*;
 
 use crate::command;
 
-const PACKAGE: &str = "criu-image-fuzz";
+/// Where a target is: the package that has it, and the package's folder.
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    package: &'static str,
+    folder: &'static str,
+}
+
+const IMAGES: Home = Home { package: "criu-image-fuzz", folder: "criu-image/fuzz" };
+const DRIVER: Home = Home { package: "kfd-emulator-fuzz", folder: "gpu-kfd/emulator/fuzz" };
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Names the target to the program.
 const TARGET: &str = "THAW_FUZZ_TARGET";
-/// All targets of the package; a test compares.
-const TARGETS: [&str; 5] = ["image", "typed", "json", "gpu", "directory"];
+/// All targets; a test compares those of images with their package.
+const TARGETS: [(&str, Home); 6] = [
+    ("image", IMAGES),
+    ("typed", IMAGES),
+    ("json", IMAGES),
+    ("gpu", IMAGES),
+    ("directory", IMAGES),
+    ("calls", DRIVER),
+];
 
 /// What an input may have: this size, this much memory, this time.
 const INPUT_BYTES_MAX: u32 = 1 << 20;
@@ -47,12 +64,12 @@ struct Options {
 /// `fuzz [TARGET] [--seconds N] [--merge]`.
 pub(crate) fn run(parser: lexopt::Parser) -> Result<(), String> {
     let options = parse(parser).map_err(|error| error.to_string())?;
-    let program = build()?;
     let chosen =
-        TARGETS.iter().filter(|name| options.target.as_deref().is_none_or(|t| t == **name));
+        TARGETS.iter().filter(|(name, _)| options.target.as_deref().is_none_or(|t| t == *name));
     let mut lines = Vec::new();
-    for target in chosen {
-        let folders = Folders::of(target)?;
+    for (target, home) in chosen {
+        let program = build(home.package)?;
+        let folders = Folders::of(target, home)?;
         if options.merge {
             merge(&program, target, &folders)?;
             continue;
@@ -74,23 +91,24 @@ fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    if options.target.as_ref().is_some_and(|target| !TARGETS.contains(&target.as_str())) {
-        return Err(format!("no such target; there are {}", TARGETS.join(", ")).into());
+    let names = TARGETS.map(|(name, _)| name);
+    if options.target.as_ref().is_some_and(|target| !names.contains(&target.as_str())) {
+        return Err(format!("no such target; there are {}", names.join(", ")).into());
     }
     Ok(options)
 }
 
 /// Builds the program with coverage, and with the checks of a debug build.
-fn build() -> Result<PathBuf, String> {
+fn build(package: &str) -> Result<PathBuf, String> {
     let folder = command::root().join("target/fuzz");
-    let mut cargo = command::cargo(&["build", "--release", "--locked", "--package", PACKAGE]);
+    let mut cargo = command::cargo(&["build", "--release", "--locked", "--package", package]);
     cargo.args(["--features", "libfuzzer", "--target", TRIPLE, "--target-dir"]).arg(&folder);
     cargo.env("RUSTFLAGS", COVERAGE.join(" "));
     cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
     cargo.env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
     command::run(&mut cargo)?;
-    Ok(folder.join(TRIPLE).join("release").join(PACKAGE))
+    Ok(folder.join(TRIPLE).join("release").join(package))
 }
 
 /// Inputs of one target.
@@ -104,10 +122,10 @@ struct Folders {
 }
 
 impl Folders {
-    fn of(target: &str) -> Result<Self, String> {
+    fn of(target: &str, home: &Home) -> Result<Self, String> {
         let root = command::root();
         let folders = Self {
-            kept: root.join("criu-image/fuzz/corpus").join(target),
+            kept: root.join(home.folder).join("corpus").join(target),
             fresh: root.join("target/fuzz/corpus").join(target),
             artifacts: root.join("target/fuzz/artifacts").join(target),
         };
@@ -188,13 +206,14 @@ fn merge(program: &Path, target: &str, folders: &Folders) -> Result<(), String> 
 
 #[cfg(test)]
 mod tests {
-    use super::TARGETS;
+    use super::{IMAGES, TARGETS};
 
     #[test]
     fn targets_are_those_of_the_package() {
         let source = include_str!("../../criu-image/fuzz/src/lib.rs");
         let list = source.split("TARGETS:").nth(1).and_then(|rest| rest.split("];").next());
         let names: Vec<&str> = list.unwrap_or_default().split('"').skip(1).step_by(2).collect();
-        assert_eq!(names, TARGETS);
+        let here = TARGETS.iter().filter(|(_, home)| home.package == IMAGES.package);
+        assert_eq!(names, here.map(|(name, _)| *name).collect::<Vec<_>>());
     }
 }

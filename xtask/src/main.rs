@@ -4,6 +4,7 @@
 
 mod bench;
 mod command;
+mod demo;
 mod fuzz;
 mod peers;
 mod suite;
@@ -17,20 +18,25 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  demo      a process tree is checkpointed, killed, brought back, and goes on
   test      build everything and pass every test; what cannot run here is listed as skipped;
             the last line is `N passed, N failed, N skipped`
   ci        formatting, clippy, documentation, tidy rules, and all tests
   tidy      the rules of the house that no compiler checks
   peers     fetch the programs that we compare with into target/peers
+  bench dump [--runs N] [--case small|tree|twenty] [--on-disk] [--thaw PROGRAM]
+            compare with upstream on the same trees, alternating: whole time and time frozen
   bench restore [--runs N] [--case small|tree|twenty|vmas] [--thaw PROGRAM]
             compare with upstream on the same images, alternating; PROGRAM stands in for thaw
+  bench node [--runs N]
+            how long calls of an emulated node take, and how fast its memory is
   bench image [--runs N] [--case NAME] [--crit PROGRAM]
             compare with upstream's crit on large images; PROGRAM stands in for the one fetched
   fuzz [TARGET] [--seconds N] [--merge]
             hostile input for criu-image: image, typed, json, gpu, directory, or all of them;
             --merge adds what was found to the committed corpus
-  zdtm-report TABLE UPSTREAM
-            write docs/zdtm.md from a table of results and the list of what upstream passes";
+  zdtm-report --restores TABLE --dumps TABLE --both TABLE --refusals TABLE UPSTREAM
+            write docs/zdtm.md from tables of results and the list of what upstream passes";
 
 fn main() -> ExitCode {
     match run() {
@@ -55,6 +61,7 @@ fn run() -> Result<ExitCode, String> {
     std::env::set_current_dir(command::root()).map_err(|error| error.to_string())?;
     let done = |()| ExitCode::SUCCESS;
     match name.to_str() {
+        Some("demo") => demo::run().map(done),
         Some("test") => Ok(suite::test()),
         Some("ci") => Ok(suite::ci()),
         Some("tidy") => tidy::run().map(done),

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::{command, peers, tidy};
@@ -17,8 +18,8 @@ const NEEDED: [(&str, &str); 6] = [
     ("git", "tells tidy which files there are"),
     ("unshare", "gives live tests a pid namespace"),
     ("timeout", "ends live tests that hang"),
-    ("apt-get", "fetches upstream's criu"),
-    ("dpkg-deb", "unpacks upstream's criu"),
+    ("apt-get", "fetches upstream's criu and AMD's libraries"),
+    ("dpkg-deb", "unpacks them"),
 ];
 
 /// Sums over all test binaries.
@@ -89,15 +90,8 @@ fn all_tests(totals: &mut Totals) -> Result<(), String> {
     let mut cargo = command::cargo(&["test", "--release", "--workspace", "--locked"]);
     cargo.arg("--no-fail-fast").env("CARGO_TERM_COLOR", "never").env("THAW_SKIPS", &skips);
     cargo.env("THAW_BIN", command::release_folder().join("thaw"));
-    match criu {
-        Ok(criu) => cargo.env("THAW_CRIU", criu),
-        Err(error) => {
-            eprintln!("xtask: {error}");
-            // One line, since each skipped test repeats it.
-            let reason = error.lines().next().unwrap_or_default().trim_end_matches(':');
-            cargo.env_remove("THAW_CRIU").env("THAW_NO_CRIU", reason)
-        }
-    };
+    tell(&mut cargo, "CRIU", criu);
+    tell(&mut cargo, "ROCM", peers::fetch_rocm());
     let ended = stream(cargo, totals);
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let skipped: Vec<&str> = skipped.lines().collect();
@@ -110,6 +104,19 @@ fn all_tests(totals: &mut Totals) -> Result<(), String> {
     totals.passed = totals.passed.saturating_sub(skipped.len());
     totals.skipped += skipped.len();
     ended
+}
+
+/// Tells tests where a peer is (`THAW_<name>`), or why there is none (`THAW_NO_<name>`).
+fn tell(cargo: &mut Command, name: &str, peer: Result<PathBuf, String>) {
+    match peer {
+        Ok(path) => cargo.env(format!("THAW_{name}"), path),
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            // One line, since each skipped test repeats it.
+            let reason = error.lines().next().unwrap_or_default().trim_end_matches(':');
+            cargo.env_remove(format!("THAW_{name}")).env(format!("THAW_NO_{name}"), reason)
+        }
+    };
 }
 
 /// Runs the tests and shows their output while it is read.

@@ -1,7 +1,8 @@
-//! Writes `docs/zdtm.md`: which of CRIU's own tests pass with our restore, and why others do not.
+//! Writes `docs/zdtm.md`: which of CRIU's own tests pass with us, and why others do not.
 //!
-//! Input is a table of results (tab separated: test, flavour, result, seconds, attempts, reason)
-//! and the list of tests that upstream passes, one a line.
+//! Input are tables of results (tab separated: test, flavour, result, seconds, attempts, reason),
+//! one for each pair of programs that dump and restore, one of the tests whose dump must fail, and
+//! the list of tests that upstream passes, one a line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,19 +30,62 @@ struct Row {
     reason: String,
 }
 
-/// `zdtm-report TABLE UPSTREAM`.
+/// `zdtm-report --restores TABLE --dumps TABLE --both TABLE --refusals TABLE UPSTREAM`.
 pub(crate) fn report(mut parser: lexopt::Parser) -> Result<(), String> {
-    let mut path = || -> Result<PathBuf, String> {
-        parser.value().map(PathBuf::from).map_err(|error| error.to_string())
-    };
-    let (table, upstream) = (path()?, path()?);
+    use lexopt::prelude::*;
+    let mut tables: BTreeMap<&'static str, PathBuf> = BTreeMap::new();
+    let mut upstream = None;
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        let name = match arg {
+            Long("restores") => "restores",
+            Long("dumps") => "dumps",
+            Long("both") => "both",
+            Long("refusals") => "refusals",
+            Value(path) if upstream.is_none() => {
+                upstream = Some(PathBuf::from(path));
+                continue;
+            }
+            other => return Err(other.unexpected().to_string()),
+        };
+        let path = parser.value().map_err(|error| error.to_string())?;
+        tables.insert(name, path.into());
+    }
     let read = |path: &PathBuf| {
         fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
     };
-    let rows = parse(&read(&table)?);
+    let table = |name: &str| -> Result<Vec<Row>, String> {
+        let path = tables.get(name).ok_or_else(|| format!("--{name} is missing"))?;
+        Ok(parse(&read(path)?))
+    };
+    let upstream = upstream.ok_or("the list of what upstream passes is missing")?;
     let expected = read(&upstream)?.lines().filter(|line| !line.trim().is_empty()).count();
+    let results = Results {
+        expected,
+        restores: without_checks(table("restores")?),
+        dumps: without_checks(table("dumps")?),
+        both: without_checks(table("both")?),
+        refusals: table("refusals")?,
+    };
     fs::create_dir_all("docs").map_err(|error| error.to_string())?;
-    fs::write("docs/zdtm.md", render(&rows, expected)).map_err(|error| error.to_string())
+    fs::write("docs/zdtm.md", render(&results)).map_err(|error| error.to_string())
+}
+
+/// All tables.
+struct Results {
+    /// Tests that upstream passes, checks of dumps that must fail included.
+    expected: usize,
+    /// Upstream's dump, our restore.
+    restores: Vec<Row>,
+    /// Our dump, upstream's restore.
+    dumps: Vec<Row>,
+    /// Our dump, our restore.
+    both: Vec<Row>,
+    /// Our dump of what must be refused.
+    refusals: Vec<Row>,
+}
+
+fn without_checks(rows: Vec<Row>) -> Vec<Row> {
+    rows.into_iter().filter(|row| !DUMP_CHECKS.contains(&row.test.as_str())).collect()
 }
 
 fn parse(table: &str) -> Vec<Row> {
@@ -51,9 +95,6 @@ fn parse(table: &str) -> Vec<Row> {
             return None;
         };
         let test = test.trim_start_matches("zdtm/").trim_start_matches("static/").to_owned();
-        if DUMP_CHECKS.contains(&test.as_str()) {
-            return None;
-        }
         Some(Row { test, passed: result == "PASS", reason: cause(reason) })
     });
     rows.collect()
@@ -79,20 +120,41 @@ fn cause(reason: &str) -> String {
     plain
 }
 
-fn render(rows: &[Row], upstream: usize) -> String {
-    let passed: Vec<&Row> = rows.iter().filter(|row| row.passed).collect();
+fn render(results: &Results) -> String {
+    let upstream = results.expected;
+    let restored = upstream - DUMP_CHECKS.len();
+    let passed = |rows: &[Row]| rows.iter().filter(|row| row.passed).count();
+    let refused = passed(&results.refusals);
     let mut text = format!(
         "# CRIU's test-suite (ZDTM), host flavour\n\n\
-         Written by `cargo xtask zdtm-report`. The dump is upstream's (CRIU 4.2), the restore\n\
-         ours. Upstream itself passes {upstream} tests here; {} of them restore something, the\n\
-         others check that a dump fails.\n\n\
-         **{} of {} restores pass.** Every other one is refused before any task exists, unless\n\
-         the reason says something else.\n\n## Passing\n\n",
-        rows.len(),
-        passed.len(),
-        rows.len()
+         Written by `cargo xtask zdtm-report`. Upstream (CRIU 4.2) passes {upstream} tests here;\n\
+         {restored} of them restore something, the others check that a dump fails.\n\n\
+         | dump | restore | tried | pass |\n|---|---|---:|---:|\n\
+         | upstream's | ours | {} | {} |\n\
+         | ours | upstream's | {} | {} |\n\
+         | ours | ours | {} | {} |\n\n\
+         Our dump refuses {refused} of the {} programs whose dump must fail, and leaves them\n\
+         running.\n",
+        results.restores.len(),
+        passed(&results.restores),
+        results.dumps.len(),
+        passed(&results.dumps),
+        results.both.len(),
+        passed(&results.both),
+        DUMP_CHECKS.len(),
     );
-    let names: Vec<&str> = passed.iter().map(|row| row.test.as_str()).collect();
+    section(&mut text, "Upstream's dump, our restore", &results.restores);
+    section(&mut text, "Our dump, upstream's restore", &results.dumps);
+    section(&mut text, "Our dump, our restore", &results.both);
+    section(&mut text, "Dumps that must fail", &results.refusals);
+    text
+}
+
+/// One table: the names that pass, and the others by their reason.
+fn section(text: &mut String, title: &str, rows: &[Row]) {
+    let names: Vec<&str> =
+        rows.iter().filter(|row| row.passed).map(|row| row.test.as_str()).collect();
+    let _ = writeln!(text, "\n## {title}\n\n{} pass:\n", names.len());
     for line in names.chunks(8) {
         let _ = writeln!(text, "{}", line.join(" "));
     }
@@ -100,18 +162,20 @@ fn render(rows: &[Row], upstream: usize) -> String {
     for row in rows.iter().filter(|row| !row.passed) {
         causes.entry(&row.reason).or_default().push(&row.test);
     }
+    if causes.is_empty() {
+        return;
+    }
     let mut causes: Vec<_> = causes.into_iter().collect();
     causes.sort_by_key(|(_, tests)| std::cmp::Reverse(tests.len()));
-    text.push_str("\n## Not passing\n\n| one reason | tests | which |\n|---|---:|---|\n");
+    text.push_str("\n| does not pass, for one reason | tests | which |\n|---|---:|---|\n");
     for (reason, tests) in causes {
         let _ = writeln!(text, "| {reason} | {} | {} |", tests.len(), tests.join(" "));
     }
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{cause, parse};
+    use super::{cause, parse, without_checks};
 
     #[test]
     fn first_refusal_is_the_cause() {
@@ -124,6 +188,7 @@ mod tests {
     fn dump_checks_are_no_restores() {
         let table = "head\nzdtm/static/a\th\tPASS\t1\t1\t\n\
                      zdtm/static/sigtrap\th\tPASS\t1\t1\t\n";
-        assert_eq!(parse(table).len(), 1);
+        assert_eq!(parse(table).len(), 2);
+        assert_eq!(without_checks(parse(table)).len(), 1);
     }
 }

@@ -116,7 +116,12 @@ impl Sparse {
         let id = u64::from(id);
         let len_bytes = loader.size_of(ImageKind::GhostFile, id, REMAP)?;
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
-        let file = File::open(loader.dir.join(name)).map_err(fail)?;
+        if let Some(sum) = loader.dir.sum(name) {
+            // Records stand anywhere between contents, so all of it is looked at.
+            let mut raw = loader.dir.raw(name).map_err(fail)?;
+            (0..sum.blocks.len()).try_for_each(|i| raw.block(i).map(drop)).map_err(fail)?;
+        }
+        let file = File::open(loader.dir.path().join(name)).map_err(fail)?;
         let image = Self { name: name.to_owned(), file, len_bytes };
         for (at, expected) in [(0, COMMON_MAGIC), (4, ImageKind::GhostFile.magic())] {
             let found = image.word(at)?;

@@ -1,11 +1,12 @@
 //! Reads the files of a directory into records, each image once, none left over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::findings::Findings;
 use super::model::{Checkpoint, DataSpan, FileId, PipeData};
 use super::{attributes, contradiction, files, ghost, memory, other, tree};
+use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::{ImageKind, is_superseded};
 use crate::payload::{Record, file_size};
@@ -14,7 +15,7 @@ use crate::record;
 
 /// The images of a directory, and which of them have been used.
 pub(super) struct Loader {
-    pub(super) dir: PathBuf,
+    pub(super) dir: ImageDir,
     names: BTreeMap<(ImageKind, Option<u64>), Vec<String>>,
     used: BTreeSet<(ImageKind, Option<u64>)>,
     /// Where the record of each open file begins, for messages.
@@ -35,7 +36,7 @@ impl Loader {
             }
         }
         let (used, file_at) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { dir: dir.to_owned(), names, used, file_at, findings })
+        Ok(Self { dir: ImageDir::open(dir)?, names, used, file_at, findings })
     }
 
     /// Opens an image that may be absent.
@@ -136,7 +137,7 @@ impl Loader {
         if !self.names.contains_key(&(kind, Some(id))) {
             return Err(ImageError::Missing { file, needed_for: needed_for.to_owned() });
         }
-        file_size(&self.dir.join(&file), &file)
+        file_size(&self.dir.path().join(&file), &file)
     }
 
     /// Reads everything. While findings are gathered, what is damaged is left out.
@@ -144,7 +145,8 @@ impl Loader {
         let inventory = self.inventory();
         let inventory = self.findings.check(inventory)?.unwrap_or_default();
         let mut checkpoint = Checkpoint {
-            dir: self.dir.clone(),
+            dir: self.dir.path().to_owned(),
+            images: self.dir.clone(),
             inventory,
             processes: Vec::new(),
             fd_tables: BTreeMap::new(),

@@ -18,6 +18,8 @@ pub struct FileId(pub u32);
 pub struct Checkpoint {
     /// The directory that the images were read from.
     pub dir: PathBuf,
+    /// The same, to read from, verified where the dump left a manifest.
+    pub images: crate::ImageDir,
     /// `inventory.img`.
     pub inventory: record::InventoryEntry,
     /// All processes of `pstree.img`, parents before children; index 0 is the root.

@@ -2,11 +2,10 @@
 //!
 //! What such images mean is not known here. A restorer refuses each one, or knows why not.
 
-use std::path::Path;
-
 use super::contradiction;
 use super::load::Loader;
 use super::model::OtherImage;
+use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES};
 use crate::image::format::Format;
@@ -35,7 +34,7 @@ pub(super) fn collect(loader: &mut Loader) -> Result<Vec<OtherImage>, ImageError
 }
 
 fn other(loader: &Loader, kind: ImageKind, name: String) -> Result<OtherImage, ImageError> {
-    let size_bytes = file_size(&loader.dir.join(&name), &name)?;
+    let size_bytes = file_size(&loader.dir.path().join(&name), &name)?;
     let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, &name)? };
     Ok(OtherImage { file: name.into(), kind, records, size_bytes })
 }
@@ -55,7 +54,7 @@ fn owned_by(kind: ImageKind) -> Option<&'static str> {
 }
 
 /// Walks an image to its end and counts the records.
-fn records_of(dir: &Path, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
+fn records_of(dir: &ImageDir, kind: ImageKind, name: &str) -> Result<u64, ImageError> {
     let mut image = Image::open(dir, kind, name)?;
     if kind == ImageKind::Seccomp {
         // The dump always writes one record; the filters in it are what counts.

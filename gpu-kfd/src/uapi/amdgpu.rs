@@ -136,7 +136,8 @@ define_layouts! {
         [16] preferred_domains: u64,
         /// See [`create`].
         [24] alloc_flags: u64,
-        /// In bytes.
+        /// In pages, although the header says bytes (`amdgpu_gem.c`); what
+        /// `GET_GEM_CREATE_INFO` answers is in bytes.
         [32] alignment: u64,
     }
 

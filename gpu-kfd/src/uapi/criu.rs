@@ -150,8 +150,9 @@ define_layouts! {
         /// [`object::SVM_RANGE`].
         [0] object_type: u32,
         [4] _pad: u32,
+        /// Number of the first page, not an address.
         [8] start_addr: u64,
-        /// In bytes.
+        /// In pages.
         [16] size: u64,
     }
 }

@@ -1,7 +1,6 @@
 //! The compute driver's device file, `/dev/kfd`: requests, queues, memory, apertures.
 //!
-//! Directions of fields are in the kernel's words of `kfd_ioctl.h`: most are input; what the driver
-//! answers is said. Interface version 1.17 (Linux 6.18).
+//! Most fields are input; what the driver answers is said. Interface version 1.18 (Linux 6.18).
 
 use super::criu::CriuArgs;
 use super::debug::{DbgTrapArgs, RuntimeEnableArgs};
@@ -40,7 +39,7 @@ define_layouts! {
         [36] gpu_id: u32,
         /// See [`queue_type`].
         [40] queue_type: u32,
-        /// 0 to 100; bits 8 to 15: which XCC handles PM4 (`queue_percentage` since 6.5).
+        /// 0 to 100; bits 8 to 15 say which XCC takes PM4 (Linux 6.5).
         [44] queue_percentage: u32,
         /// 0 to 15.
         [48] queue_priority: u32,
@@ -94,7 +93,8 @@ define_layouts! {
         [16] gpu_id: u32,
         [20] default_policy: u32,
         [24] alternate_policy: u32,
-        [28] _pad: u32,
+        /// Interface 1.18; padding before.
+        [28] misc_process_flag: u32,
     }
 
     /// Argument of `GET_CLOCK_COUNTERS`; all but `gpu_id` are answers. Times in nanoseconds,

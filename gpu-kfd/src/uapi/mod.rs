@@ -12,12 +12,20 @@
 /// A layout, for checks against a C header.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// The C type, such as `struct kfd_ioctl_svm_args`.
+    /// The C type, such as `struct kfd_ioctl_svm_args`; empty if no header has it.
     pub c_type: &'static str,
     /// Size in bytes.
     pub size_bytes: usize,
-    /// The fields in order, padding left out.
+    /// The fields in order.
     pub fields: &'static [Field],
+}
+
+impl Layout {
+    /// Whether a header for programs has it; private records of the driver are in none.
+    #[must_use]
+    pub const fn is_public(&self) -> bool {
+        !self.c_type.is_empty()
+    }
 }
 
 /// A field of a [`Layout`].
@@ -29,6 +37,14 @@ pub struct Field {
     pub offset_bytes: usize,
     /// Size in bytes.
     pub size_bytes: usize,
+}
+
+impl Field {
+    /// Whether nobody reads it.
+    #[must_use]
+    pub fn is_padding(&self) -> bool {
+        self.c_name.starts_with('_')
+    }
 }
 
 /// A request number by name.

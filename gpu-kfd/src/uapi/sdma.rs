@@ -5,16 +5,23 @@
 //! those of `vega10_sdma_pkt_open.h` in amdgpu. Words are 32 bits, little-endian; addresses are GPU
 //! virtual addresses; sizes and counts in the packets are one less than what they mean.
 
-/// Most bytes that one linear copy or fill moves: the count has 22 bits.
+/// Most bytes that one linear copy or fill moves on every engine of version 4: the count has 22
+/// bits. That of version 4.4 (gfx90a, gfx942) has 30, and packets are decoded with 30.
 ///
-/// The kernel's own buffer moves use the same limit (`sdma_v4_0.c`, `copy_max_bytes`).
+/// The kernel's own buffer moves use the same limit on all of them (`sdma_v4_0.c` and
+/// `sdma_v4_4_2.c`, `copy_max_bytes`).
 pub const TRANSFER_BYTES_MAX: u64 = 1 << 22;
+
+const COUNT_MASK: u32 = 0x3fff_ffff;
 
 /// Most data words of one write packet: the count has 20 bits.
 pub const WRITE_WORDS_MAX: usize = 1 << 20;
 
 /// Words of a linear copy.
 pub const COPY_WORDS: usize = 7;
+
+/// Flag of a copy to two places, which is not known here.
+const BROADCAST: u32 = 1 << 27;
 
 /// A no-op of one word, to fill an indirect buffer up.
 pub const NOP: u32 = 0;
@@ -48,7 +55,7 @@ pub enum Packet {
         source: u64,
         /// To where.
         destination: u64,
-        /// How many, 1 to [`TRANSFER_BYTES_MAX`].
+        /// How many, 1 to [`TRANSFER_BYTES_MAX`] (decoded: to 2^30).
         bytes: u64,
     },
     /// Writes the words that follow.
@@ -66,7 +73,7 @@ pub enum Packet {
         value: u32,
         /// How much of the value is used.
         unit: FillUnit,
-        /// How many bytes, 1 to [`TRANSFER_BYTES_MAX`].
+        /// How many bytes, 1 to [`TRANSFER_BYTES_MAX`] (decoded: to 2^30).
         bytes: u64,
     },
     /// Writes a word when all before it is done.
@@ -353,16 +360,26 @@ impl Packet {
         }
     }
 
+    /// How many words the packet at the start of `words` has; four are enough to tell.
+    ///
+    /// # Errors
+    ///
+    /// An unknown operation, or too few words to tell.
+    pub fn length(words: &[u32]) -> Result<usize, DecodeError> {
+        match words.first() {
+            Some(&header) => length_of(header, words),
+            None => Err(DecodeError::Short { header: 0, needed: 1, available: 0 }),
+        }
+    }
+
     /// Takes the packet at the start of `words`, and says how many words it has.
     ///
     /// # Errors
     ///
     /// An unknown operation, or fewer words than the packet has.
     pub fn decode(words: &[u32]) -> Result<(Self, usize), DecodeError> {
-        let Some(&header) = words.first() else {
-            return Err(DecodeError::Short { header: 0, needed: 1, available: 0 });
-        };
-        let length = length_of(header, words)?;
+        let length = Self::length(words)?;
+        let header = words[0];
         let Some(body) = words.get(1..length) else {
             return Err(DecodeError::Short { header, needed: length, available: words.len() });
         };
@@ -375,7 +392,7 @@ impl Packet {
         Ok(match header & 0xff {
             op::NOP => Self::Nop { skipped: body.len() as u32 },
             op::COPY => Self::CopyLinear {
-                bytes: u64::from(body[0] & 0x3f_ffff) + 1,
+                bytes: u64::from(body[0] & COUNT_MASK) + 1,
                 source: address(2),
                 destination: address(4),
             },
@@ -387,7 +404,7 @@ impl Packet {
                     2 => FillUnit::Word,
                     _ => return Err(unknown(header)),
                 };
-                let last = u64::from(body[3] & 0x3f_ffff);
+                let last = u64::from(body[3] & COUNT_MASK);
                 let bytes = (last & !(unit.bytes() - 1)) + unit.bytes();
                 Self::Fill { destination: address(0), value: body[2], unit, bytes }
             }
@@ -449,7 +466,7 @@ fn unknown(header: u32) -> DecodeError {
 fn length_of(header: u32, words: &[u32]) -> Result<usize, DecodeError> {
     Ok(match (header & 0xff, header >> 8 & 0xff) {
         (op::NOP, _) => 1 + (header >> 16 & 0x3fff) as usize,
-        (op::COPY, 0) => COPY_WORDS,
+        (op::COPY, 0) if header & BROADCAST == 0 => COPY_WORDS,
         (op::WRITE, 0) => match words.get(3) {
             Some(count) => 5 + (count & 0xf_ffff) as usize,
             None => return Err(DecodeError::Short { header, needed: 5, available: words.len() }),
@@ -556,7 +573,8 @@ mod tests {
                 let _ = Packet::decode(&[operation | rest << 8; 8]);
             }
         }
-        let header = 0x0301;
-        assert_eq!(Packet::decode(&[header; 8]), Err(unknown(header)));
+        for header in [0x0301, 0x0800_0001] {
+            assert_eq!(Packet::decode(&[header; 9]), Err(unknown(header)));
+        }
     }
 }

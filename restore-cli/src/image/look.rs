@@ -44,7 +44,7 @@ pub(super) fn verify(dir: &Path, json: bool) -> Result<(), Failure> {
     let findings = criu_image::verify(dir).map_err(|error| Failure::new(&error))?;
     let mut list = List::new(json);
     for finding in &findings {
-        let text = crate::chain(finding);
+        let text = crate::log::chain(finding);
         let damage = finding.is_damage();
         let mark = if damage { "" } else { "note: " };
         let item = format!("{{\"damage\": {damage}, \"text\": {}}}", json_string(text.as_bytes()));

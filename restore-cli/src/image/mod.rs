@@ -91,7 +91,7 @@ struct Failure {
 
 impl Failure {
     fn new(error: &dyn std::error::Error) -> Self {
-        Self { code: FAILED, text: Some(format!("thaw image: {}", crate::chain(error))) }
+        Self { code: FAILED, text: Some(format!("thaw image: {}", crate::log::chain(error))) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Live trees for tests: started, dumped by upstream, restored by us, asked if they are intact.
+//! Live trees for tests: started, dumped by us or by upstream, restored, asked if they are intact.
 //!
 //! Each live test runs again in a pid and mount namespace of its own, as its init process: the
 //! ids of its trees are free, orphans come to it, and whatever goes wrong ends with it. A test that
@@ -28,13 +28,58 @@ const LIMIT_SECONDS: &str = "300";
 /// Longest wait for a tree to answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Whose dump a test restores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dumper {
+    Own,
+    Upstream,
+}
+
+/// A live test on our own checkpoints, and again on upstream's where there is an upstream.
+pub(crate) fn with_each_dumper(name: &str, body: impl Fn(&Path, Dumper)) {
+    if std::env::var_os(INSIDE).is_none() && missing().is_none() && criu().is_none() {
+        skip(&format!("{name} on upstream's checkpoints"), &no_criu());
+    }
+    live(name, |dir| {
+        let dumpers = [Some(Dumper::Own), criu().map(|_| Dumper::Upstream)];
+        for dumper in dumpers.into_iter().flatten() {
+            let dir = dir.join(format!("{dumper:?}"));
+            fs::create_dir(&dir).expect("a folder");
+            println!("on the checkpoint of {dumper:?}");
+            body(&dir, dumper);
+        }
+    });
+}
+
+/// A live test that needs upstream.
+pub(crate) fn live_with_upstream(name: &str, body: impl FnOnce(&Path)) {
+    if std::env::var_os(INSIDE).is_none() && criu().is_none() {
+        return skip(name, &no_criu());
+    }
+    live(name, body);
+}
+
+fn no_criu() -> String {
+    let reason = std::env::var("THAW_NO_CRIU").unwrap_or_else(|_| "THAW_CRIU is not set".into());
+    format!("no upstream criu ({reason})")
+}
+
 /// Runs `body` as init of a pid and mount namespace of its own, or skips with a reason.
 pub(crate) fn live(name: &str, body: impl FnOnce(&Path)) {
+    live_unless(name, missing(), body);
+}
+
+/// As [`live`], for what needs an emulated node.
+pub(crate) fn live_node(name: &str, body: impl FnOnce(&Path)) {
+    live_unless(name, missing().or_else(missing_fuse), body);
+}
+
+fn live_unless(name: &str, missing: Option<String>, body: impl FnOnce(&Path)) {
     if std::env::var_os(INSIDE).is_some() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         return body(dir.path());
     }
-    if let Some(reason) = missing() {
+    if let Some(reason) = missing {
         return skip(name, &reason);
     }
     let test = std::env::current_exe().expect("the test binary has a path");
@@ -60,12 +105,19 @@ fn missing() -> Option<String> {
     if !namespace.status().is_ok_and(|status| status.success()) {
         return Some("cannot make a pid namespace".to_owned());
     }
-    if criu().is_none() {
-        let reason =
-            std::env::var("THAW_NO_CRIU").unwrap_or_else(|_| "THAW_CRIU is not set".into());
-        return Some(format!("no upstream criu ({reason})"));
-    }
     None
+}
+
+/// A node needs FUSE that passes mappings through, which came with Linux 6.9.
+fn missing_fuse() -> Option<String> {
+    let release = nix::sys::utsname::uname().expect("a kernel has a name");
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 9) {
+        return Some(format!("Linux {release} has no FUSE passthrough"));
+    }
+    (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".to_owned())
 }
 
 pub(crate) fn skip(name: &str, reason: &str) {
@@ -205,8 +257,29 @@ impl Tree {
         answers
     }
 
-    /// Dumps the tree with upstream's criu, which ends it, and collects what is left of it.
-    pub(crate) fn dump(&self, images: &Path) {
+    /// Dumps the tree, which ends it, and collects what is left of it.
+    pub(crate) fn dump(&self, images: &Path, dumper: Dumper) {
+        match dumper {
+            Dumper::Own => {
+                fs::create_dir_all(images).expect("a folder for the images");
+                let status = self.dump_command(images, &[]).status().expect("thaw runs");
+                let log = images.join("dump.log");
+                assert!(status.success(), "thaw dump: {status}: {}", errors(&log));
+                self.reap();
+            }
+            Dumper::Upstream => self.dump_upstream(images),
+        }
+    }
+
+    /// `thaw dump` with further arguments.
+    pub(crate) fn dump_command(&self, images: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thaw"));
+        command.args(["dump", "-v4", "-o", "dump.log", "-t", &self.root().to_string(), "-D"]);
+        command.arg(images).args(args).stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn dump_upstream(&self, images: &Path) {
         fs::create_dir_all(images).expect("a folder for the images");
         let criu = criu().expect("checked before the test began");
         let status = Command::new(criu)
@@ -262,6 +335,35 @@ impl Tree {
                     Ok(_) | Err(_) => {}
                 }
             }
+        }
+    }
+
+    /// Whether every process of the tree runs (or sleeps, or stands still).
+    pub(crate) fn alive_and_no_zombies(&self) -> bool {
+        let runs = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+                && !stat.is_empty()
+        };
+        self.pids.iter().all(runs)
+    }
+
+    /// Gives one process away, as a tree of its own.
+    pub(crate) fn split_off(&mut self, pid: i32) -> Self {
+        self.pids.retain(|&other| other != pid);
+        Self { pids: vec![pid], status: self.status.clone(), answered: self.answered }
+    }
+
+    /// Waits until nothing traces the tree any more.
+    pub(crate) fn wait_until_untraced(&self) {
+        let begin = Instant::now();
+        let traced = |pid: &i32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("TracerPid:") && !status.contains("TracerPid:\t0\n")
+        };
+        while self.pids.iter().any(traced) {
+            assert!(begin.elapsed() < ANSWER_WAIT_MAX, "the tree is still traced");
+            std::thread::yield_now();
         }
     }
 

@@ -59,8 +59,8 @@ pub enum StepError {
         /// The kernel's error.
         errno: Errno,
     },
-    /// A pages image cannot be opened.
-    #[error("cannot open {}", path.display())]
+    /// A pages image cannot be read, or is not as the dump wrote it.
+    #[error("cannot read {}", path.display())]
     PagesFile {
         /// The image.
         path: PathBuf,

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use criu_image::ImageDir;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::StepError;
@@ -98,7 +98,7 @@ impl Target {
 
     /// Just born: empties the address space if this is the root, makes the children in the order
     /// that sessions demand, and returns them.
-    pub(super) fn create(&mut self, images: &Path) -> Result<Vec<(usize, Remote)>, StepError> {
+    pub(super) fn create(&mut self, images: &ImageDir) -> Result<Vec<(usize, Remote)>, StepError> {
         if self.plan.member.parent.is_none() {
             self.shed_restorer()?;
         }

@@ -4,9 +4,9 @@
 //! may begin, and says what it has done. Every wait inside a stage has a limit, and a target that
 //! is killed ends it, so a worker always comes back.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
+use criu_image::ImageDir;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::target::Target;
@@ -42,7 +42,7 @@ impl Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
     /// Directory of the images.
-    pub(super) images: PathBuf,
+    pub(super) images: ImageDir,
     /// Audit login uid of the restorer.
     pub(super) loginuid: u32,
     /// Capabilities in the restorer's bounding set.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use criu_image::record::FileEntry;
-use criu_image::{Checkpoint, FileId, PipeData};
+use criu_image::{Checkpoint, FileId, ImageDir, PipeData};
 
 use super::{FilesError, pipe, raw, regular, remap};
 use crate::refusal::Refusal;
@@ -42,7 +41,7 @@ impl Held {
         &mut self,
         plan: &Plan,
         remaps: &mut remap::Names,
-        images: &Path,
+        images: &ImageDir,
     ) -> Result<OwnedFd, FilesError> {
         let open = |path: &[u8]| {
             regular::expect_kind(&plan.path, path)?;

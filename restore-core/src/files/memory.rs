@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, fchown};
-use std::path::Path;
 
 use criu_image::record::{FileEntry, MemfdInodeEntry};
-use criu_image::{Checkpoint, PageStore, vma_status};
+use criu_image::{Checkpoint, ImageDir, PageStore, vma_status};
 use memmap2::MmapOptions;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -91,7 +90,10 @@ pub(super) struct Memories {
 }
 
 /// Makes and fills every memory.
-pub(super) fn create_all(plans: BTreeMap<Id, Plan>, images: &Path) -> Result<Memories, FilesError> {
+pub(super) fn create_all(
+    plans: BTreeMap<Id, Plan>,
+    images: &ImageDir,
+) -> Result<Memories, FilesError> {
     let mut made = BTreeMap::new();
     for (id, plan) in plans {
         let fd = create(id, &plan, images)?;
@@ -108,7 +110,7 @@ fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn create(id: Id, plan: &Plan, images: &Path) -> Result<OwnedFd, FilesError> {
+fn create(id: Id, plan: &Plan, images: &ImageDir) -> Result<OwnedFd, FilesError> {
     let inode = plan.inode.as_ref();
     let hugetlb = inode.and_then(|inode| inode.hugetlb_flag).unwrap_or(0);
     let Some(inode) = inode.filter(|inode| inode.name != ANONYMOUS || hugetlb != 0) else {
@@ -147,14 +149,14 @@ pub(super) fn substitute(id: Id, size_bytes: u64) -> Result<OwnedFd, FilesError>
 }
 
 /// Copies the saved pages in. Huge-page files cannot be written to, only mapped.
-fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &Path) -> Result<(), FilesError> {
+fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &ImageDir) -> Result<(), FilesError> {
     let Some(store) = plan.contents.as_ref().filter(|s| !s.runs.is_empty()) else {
         return Ok(());
     };
     let name = format!("pages-{}.img", store.pages_id);
     let image =
         |error: std::io::Error| FilesError::Image { file: name.clone(), errno: io_errno(&error) };
-    let pages = File::open(images.join(&name)).map_err(image)?;
+    let mut pages = images.raw(&name).map_err(image)?;
     let hugetlb = plan.inode.as_ref().and_then(|inode| inode.hugetlb_flag);
     if hugetlb.unwrap_or(0) != 0 {
         // SAFETY: the file was made above, is not sealed yet, and no other task has it: nobody

@@ -16,15 +16,14 @@ mod raw;
 mod regular;
 mod remap;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timerfd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
 use criu_image::record::{FdTypes, FileEntry, VmaEntry};
-use criu_image::{Body, Checkpoint, FileId, vma_status};
+use criu_image::{Body, Checkpoint, FileId, ImageDir, vma_status};
 use nix::errno::Errno;
 
 pub(crate) use epoll::{EpollAdd, epoll_adds};
@@ -401,7 +400,7 @@ pub(crate) struct OpenedFiles {
 
 impl FilesPlan {
     /// Opens everything that can exist before the tasks do.
-    pub(crate) fn open(self, images: &Path) -> Result<OpenedFiles, FilesError> {
+    pub(crate) fn open(self, images: &ImageDir) -> Result<OpenedFiles, FilesError> {
         let mut remaps = self.remaps.begin(images);
         let mut fds = BTreeMap::new();
         let mut timers = Vec::new();

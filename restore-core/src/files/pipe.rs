@@ -1,12 +1,9 @@
 //! Pipes: one for each pipe id, however many open files its two ends have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use criu_image::{Checkpoint, PipeData};
+use criu_image::{Checkpoint, ImageDir, PipeData};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -52,7 +49,7 @@ impl Plan {
     }
 
     /// Makes the pipe, its contents, and every open file of it.
-    pub(super) fn open(self, images: &Path) -> Result<Vec<(ObjectKey, OwnedFd)>, FilesError> {
+    pub(super) fn open(self, images: &ImageDir) -> Result<Vec<(ObjectKey, OwnedFd)>, FilesError> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(self.fail("pipe2"))?;
         if let Some(data) = &self.data {
             fill(&writer, data, images, "pipes-data.img")?;
@@ -90,7 +87,7 @@ impl Plan {
 pub(super) fn fill(
     writer: &OwnedFd,
     data: &PipeData,
-    images: &Path,
+    images: &ImageDir,
     name: &str,
 ) -> Result<(), FilesError> {
     let fail = |call| {
@@ -115,7 +112,7 @@ pub(super) fn fill(
 fn copy(
     writer: &OwnedFd,
     data: &PipeData,
-    images: &Path,
+    images: &ImageDir,
     name: &str,
     fail: impl Fn(Errno) -> FilesError,
 ) -> Result<(), FilesError> {
@@ -123,7 +120,7 @@ fn copy(
         file: name.to_owned(),
         errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
     };
-    let image = File::open(images.join(name)).map_err(unreadable)?;
+    let mut image = images.raw(name).map_err(unreadable)?;
     let len_bytes = data.data.len_bytes;
     let mut buffer = vec![0; len_bytes.min(COPY_BYTES) as usize];
     let mut done = 0;

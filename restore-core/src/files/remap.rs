@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, 
 use std::path::{Path, PathBuf};
 
 use criu_image::record::{GhostFileEntry, Timeval};
-use criu_image::{Checkpoint, DataSpan, FileId, Remap};
+use criu_image::{Checkpoint, DataSpan, FileId, ImageDir, Remap};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
@@ -81,10 +81,10 @@ impl Plan {
     }
 
     /// Begins to make names; contents come from the images in this directory.
-    pub(super) fn begin(self, images: &Path) -> Names {
+    pub(super) fn begin(self, images: &ImageDir) -> Names {
         Names {
             plan: self,
-            images: images.to_owned(),
+            images: images.clone(),
             rebuilt: BTreeMap::new(),
             temporary: Vec::new(),
         }
@@ -126,7 +126,7 @@ struct Temporary {
 #[derive(Debug)]
 pub(super) struct Names {
     plan: Plan,
-    images: PathBuf,
+    images: ImageDir,
     /// Where each ghost that has been rebuilt is.
     rebuilt: BTreeMap<u32, PathBuf>,
     /// In the order in which they were made; only what exists because of us.
@@ -217,7 +217,7 @@ impl Names {
         if let Some(size) = ghost.entry.size {
             file.set_len(size)?;
         }
-        let image = File::open(self.images.join(format!("ghost-file-{id:x}.img")))?;
+        let mut image = self.images.raw(&format!("ghost-file-{id:x}.img"))?;
         let mut buffer = vec![0; COPY_BYTES];
         for &(offset, span) in &ghost.extents {
             let mut done = 0;

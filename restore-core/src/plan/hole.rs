@@ -21,6 +21,11 @@ pub(super) fn find<'a>(
         taken.extend(memory.mappings.iter().map(|m| (m.start, m.end())));
         taken.extend(memory.vdso.map(|(start, len)| (start, start + len)));
     }
+    find_between(taken, len_bytes)
+}
+
+/// Lowest place for `len_bytes` that none of the ranges covers.
+pub(crate) fn find_between(mut taken: Vec<(u64, u64)>, len_bytes: u64) -> Option<u64> {
     taken.sort_unstable();
     let needed = len_bytes + 2 * MARGIN_BYTES;
     let mut at = LOWEST;

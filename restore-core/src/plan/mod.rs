@@ -12,8 +12,9 @@ mod tree;
 use std::collections::BTreeSet;
 
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
-use criu_image::{Checkpoint, FileId, Process, Thread};
+use criu_image::{Checkpoint, FileId, ImageDir, Process, Thread};
 
+pub(crate) use hole::find_between;
 pub(crate) use memory::{Fill, HUGE_PAGE_BYTES, Kept, Lent, Mapping, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
@@ -174,7 +175,7 @@ pub struct RestorePlan {
     pub(crate) options: Options,
     /// This kernel's vdso, to be compared with the saved one.
     pub(crate) vdso: Option<crate::host::Vdso>,
-    pub(crate) images: std::path::PathBuf,
+    pub(crate) images: ImageDir,
 }
 
 impl RestorePlan {
@@ -211,7 +212,7 @@ impl RestorePlan {
         let (Some(files), true) = (files, refusals.is_empty()) else {
             return Err(PlanError::Refused(refusals));
         };
-        let images = checkpoint.dir.clone();
+        let images = checkpoint.images.clone();
         let mut parts = memories.into_iter().zip(epolls);
         let mut kinds: Vec<Option<Kind>> = Vec::new();
         for process in std::mem::take(&mut checkpoint.processes) {
@@ -238,7 +239,7 @@ impl RestorePlan {
         files: FilesPlan,
         host: &Host,
         options: Options,
-        images: std::path::PathBuf,
+        images: ImageDir,
     ) -> Result<Self, PlanError> {
         if processes.len() > PROCESSES_MAX {
             return Err(PlanError::Host(HostMismatch::Processes { count: processes.len() }));

@@ -12,11 +12,11 @@ use super::stub;
 /// `NT_X86_XSTATE` (linux/elf.h).
 const NT_X86_XSTATE: usize = 0x202;
 /// `PTRACE_SETSIGMASK` (linux/ptrace.h, Linux 3.11).
-const PTRACE_SETSIGMASK: u32 = 0x420b;
+pub(super) const PTRACE_SETSIGMASK: u32 = 0x420b;
 /// `PTRACE_O_EXITKILL` (linux/ptrace.h, Linux 3.8).
 const OPTION_EXITKILL: usize = 1 << 20;
 /// `PTRACE_O_TRACESYSGOOD`: system-call stops are told apart from signals.
-const OPTION_SYSGOOD: usize = 1;
+pub(super) const OPTION_SYSGOOD: usize = 1;
 /// Largest XSAVE area that is taken (AMX needs 11 KiB; the architecture gives no bound).
 const XSTATE_BYTES_MAX: usize = 64 << 10;
 
@@ -43,6 +43,16 @@ pub enum FreezeError {
         /// Status as `wait4` gives it.
         status: i32,
     },
+    /// The task did not stop in time.
+    #[error("{what}: task {tid} did not stop within {seconds} s")]
+    Overdue {
+        /// What was waited for.
+        what: &'static str,
+        /// Thread.
+        tid: i32,
+        /// The limit.
+        seconds: u64,
+    },
     /// A system call made for the task at the very end failed.
     #[error("{what} of task {tid} failed: {errno}")]
     Call {
@@ -67,20 +77,52 @@ pub(crate) struct Stopped {
     tid: i32,
 }
 
-fn request(
+pub(super) fn request(
     what: &'static str,
     request: u32,
     tid: i32,
     addr: usize,
     data: usize,
 ) -> Result<(), FreezeError> {
-    // SAFETY: every request of this module either takes integers, or (SETREGS, SETSIGMASK) reads
-    // `data` as an address of a live local of the type that the request names.
+    // SAFETY: every caller, here and in `tracee`, either passes integers, or `data` as the address
+    // of a live local of the type and size that the request reads or writes.
     let ret = unsafe { libc::ptrace(request, tid, addr, data) };
     if ret == -1 {
         return Err(FreezeError::Refused { what, tid, errno: Errno::last() });
     }
     Ok(())
+}
+
+/// The general registers of a stopped task.
+pub(super) fn registers(tid: i32) -> Result<libc::user_regs_struct, FreezeError> {
+    // SAFETY: the all-zero value of this plain C struct is valid.
+    let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    request("read registers", libc::PTRACE_GETREGS, tid, 0, &raw mut regs as usize)?;
+    Ok(regs)
+}
+
+/// The XSAVE area of a stopped task, as this host lays it out.
+pub(super) fn xstate(tid: i32) -> Result<Vec<u8>, FreezeError> {
+    let mut area = vec![0; XSTATE_BYTES_MAX];
+    let len = regset("read FPU state", libc::PTRACE_GETREGSET, tid, &mut area)?;
+    area.truncate(len);
+    Ok(area)
+}
+
+fn regset(
+    what: &'static str,
+    request: u32,
+    tid: i32,
+    area: &mut [u8],
+) -> Result<usize, FreezeError> {
+    let mut io = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
+    // SAFETY: `io` describes `area`, which outlives the call and is writable; the kernel
+    // transfers at most `iov_len` bytes and stores how many.
+    let ret = unsafe { libc::ptrace(request, tid, NT_X86_XSTATE, &raw mut io) };
+    if ret == -1 {
+        return Err(FreezeError::Refused { what, tid, errno: Errno::last() });
+    }
+    Ok(io.iov_len)
 }
 
 /// Waits for the next stop of a traced task.
@@ -134,14 +176,6 @@ impl Stopped {
         self.tid
     }
 
-    fn registers(&self) -> Result<libc::user_regs_struct, FreezeError> {
-        // SAFETY: the all-zero value of this plain C struct is valid.
-        let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        let data = &raw mut regs as usize;
-        request("read registers", libc::PTRACE_GETREGS, self.tid, 0, data)?;
-        Ok(regs)
-    }
-
     /// Sets the general registers, segment bases included.
     pub(crate) fn set_registers(&self, regs: &libc::user_regs_struct) -> Result<(), FreezeError> {
         let data = std::ptr::from_ref(regs) as usize;
@@ -156,38 +190,19 @@ impl Stopped {
 
     /// Reads the XSAVE area as this host lays it out.
     pub(crate) fn xstate(&self) -> Result<Vec<u8>, FreezeError> {
-        let mut area = vec![0; XSTATE_BYTES_MAX];
-        let len = self.regset("read FPU state", libc::PTRACE_GETREGSET, &mut area)?;
-        area.truncate(len);
-        Ok(area)
+        xstate(self.tid)
     }
 
     /// Replaces the XSAVE area; its size is the one that [`Stopped::xstate`] returned.
     pub(crate) fn set_xstate(&self, area: &mut [u8]) -> Result<(), FreezeError> {
-        self.regset("set FPU state", libc::PTRACE_SETREGSET, area).map(|_| ())
-    }
-
-    fn regset(
-        &self,
-        what: &'static str,
-        request: u32,
-        area: &mut [u8],
-    ) -> Result<usize, FreezeError> {
-        let mut io = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
-        // SAFETY: `io` describes `area`, which outlives the call and is writable; the kernel
-        // transfers at most `iov_len` bytes and stores how many.
-        let ret = unsafe { libc::ptrace(request, self.tid, NT_X86_XSTATE, &raw mut io) };
-        if ret == -1 {
-            return Err(FreezeError::Refused { what, tid: self.tid, errno: Errno::last() });
-        }
-        Ok(io.iov_len)
+        regset("set FPU state", libc::PTRACE_SETREGSET, self.tid, area).map(|_| ())
     }
 
     /// Has the task unmap the shared region, the code that it stands on included: the call is
     /// made by the stub's own instruction and caught before anything is fetched after it.
     pub(crate) fn unmap_region(&self, region: &Region) -> Result<(), FreezeError> {
         let what = "unmap of the restorer's region";
-        let mut regs = self.registers()?;
+        let mut regs = registers(self.tid)?;
         regs.rip = region.base() + stub::syscall_offset_bytes();
         regs.rax = libc::SYS_munmap as u64;
         regs.orig_rax = u64::MAX;
@@ -201,7 +216,7 @@ impl Stopped {
                 return Err(FreezeError::Unexpected { what, tid: self.tid, status });
             }
         }
-        let ret = self.registers()?.rax as i64;
+        let ret = registers(self.tid)?.rax as i64;
         if ret != 0 {
             let errno = Errno::from_raw(-ret as i32);
             return Err(FreezeError::Call { what, tid: self.tid, errno });

@@ -3,6 +3,7 @@
 //! It is mapped at one address that is free in the restorer and in every address space that will
 //! be restored, so an address means the same on both sides. It hands out each slot once.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::stub::{self, CODE_BYTES, HEAD_BYTES, OP_BYTES, SlotHead};
@@ -89,7 +90,45 @@ impl Region {
         if got == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        let region = Arc::new(Self { base: got as usize, len_bytes });
+        Self::begin(got as usize, base, len_bytes, sizes)
+    }
+
+    /// Maps memory that a running process has mapped at `base`, at the same address here, with the
+    /// stub in its first page, and hands out its slots. The process's mapping must be executable.
+    ///
+    /// # Errors
+    /// See [`Region::map`].
+    pub(crate) fn adopt(
+        memory: BorrowedFd<'_>,
+        base: u64,
+        sizes: &[SlotSize],
+    ) -> std::io::Result<(Arc<Self>, Vec<Slot>)> {
+        let len_bytes = region_bytes(sizes.iter().copied());
+        let base = usize::try_from(base).expect("64-bit addresses");
+        // SAFETY: as in `map`; the memory is shared with a process that does not run.
+        let got = unsafe {
+            libc::mmap(
+                base as *mut _,
+                len_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE,
+                memory.as_raw_fd(),
+                0,
+            )
+        };
+        if got == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Self::begin(got as usize, base, len_bytes, sizes)
+    }
+
+    fn begin(
+        got: usize,
+        base: usize,
+        len_bytes: usize,
+        sizes: &[SlotSize],
+    ) -> std::io::Result<(Arc<Self>, Vec<Slot>)> {
+        let region = Arc::new(Self { base: got, len_bytes });
         if region.base != base {
             return Err(std::io::Error::from_raw_os_error(libc::EEXIST));
         }

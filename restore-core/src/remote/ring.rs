@@ -205,6 +205,24 @@ impl Remote {
         })
     }
 
+    /// Queues a call that may fail and whose result will be asked for with [`Remote::answer`]. It
+    /// must fit into the batch, or the answers before are lost: a slot has room for at least 50.
+    pub(crate) fn ask<const N: usize>(
+        &mut self,
+        what: &'static str,
+        nr: i64,
+        args: [Arg<'_>; N],
+    ) -> Result<usize, CallError> {
+        self.push(what, nr, &args, OP_MAY_FAIL, 0)?;
+        Ok(self.queued.len() - 1)
+    }
+
+    /// Result of a call of the batch that was carried out last.
+    pub(crate) fn answer(&self, index: usize) -> Result<i64, Errno> {
+        let ret = self.result(index);
+        errno_of(ret).map_or(Ok(ret), Err)
+    }
+
     /// Queues a call that makes a new task, which starts on `child`.
     pub(crate) fn queue_clone<const N: usize>(
         &mut self,
@@ -225,6 +243,21 @@ impl Remote {
         room_bytes: usize,
     ) -> Result<u64, CallError> {
         self.make_room(what, 1, padded(bytes.len()) + room_bytes)?;
+        Ok(self.store(bytes))
+    }
+
+    /// Puts bytes into scratch that depend on the address at which they will lie; the call that
+    /// refers to them comes next.
+    pub(crate) fn put_with<'bytes>(
+        &mut self,
+        what: &'static str,
+        len_bytes: usize,
+        bytes: impl FnOnce(u64) -> &'bytes [u8],
+    ) -> Result<u64, CallError> {
+        self.make_room(what, 1, padded(len_bytes))?;
+        let address = self.slot.scratch_address() + self.scratch_used as u64;
+        let bytes = bytes(address);
+        assert_eq!(bytes.len(), len_bytes);
         Ok(self.store(bytes))
     }
 
@@ -286,6 +319,47 @@ impl Remote {
             return Ok(());
         }
         self.post();
+        self.finish()
+    }
+
+    /// Posts everything queued; [`Remote::finish`] waits for it. The task may begin to run later.
+    pub(crate) fn start(&mut self) {
+        if !self.queued.is_empty() {
+            self.post();
+        }
+    }
+
+    /// Whether the batch that was posted is done, waiting for at most `limit`.
+    pub(crate) fn is_done_within(&self, limit: Duration) -> bool {
+        let done = self.word(4);
+        for _ in 0..SPINS_BEFORE_SLEEP {
+            if done.load(Ordering::Acquire) == self.posted {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let begin = Instant::now();
+        loop {
+            let seen = done.load(Ordering::Acquire);
+            if seen == self.posted {
+                return true;
+            }
+            let left = limit.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            futex_wait(done, seen, left);
+        }
+    }
+
+    /// Waits for the batch that was posted.
+    ///
+    /// # Errors
+    /// See [`Remote::flush`].
+    pub(crate) fn finish(&mut self) -> Result<(), CallError> {
+        if self.queued.is_empty() {
+            return Ok(());
+        }
         self.wait()?;
         let count = self.queued.len();
         let completed = self.completed();
@@ -355,7 +429,7 @@ impl Remote {
             if done.load(Ordering::Acquire) == self.posted {
                 return Ok(());
             }
-            if has_exited(self.process.as_fd()) {
+            if has_exited(self.process.as_fd()) || is_zombie(self.tid) {
                 return Err(CallError::Died { what, tid: self.tid });
             }
             if begin.elapsed() > BATCH_WAIT_MAX {
@@ -402,6 +476,13 @@ pub(crate) fn prepare_slot(slot: &Slot, life: Life) {
     };
     // SAFETY: the slot is mapped writable and no task runs on it yet.
     unsafe { slot.head().write(head) };
+}
+
+/// Whether a task has ended and waits to be collected. The pidfd of a process says nothing as long
+/// as another of its threads is such a one, which a tracer's threads are until it looks.
+fn is_zombie(tid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
 }
 
 /// Whether the process of this pidfd has exited (it may still have to be reaped).

@@ -5,7 +5,7 @@
 //! unless the restore succeeds.
 
 use std::arch::asm;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,6 +233,20 @@ fn send_kill(pidfd: &OwnedFd) {
 pub(crate) fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A descriptor of ours for what a process has open under a number.
+///
+/// # Errors
+/// The kernel's error: `EBADF` if nothing is open there, `EMFILE`, `EPERM` if it may not be traced.
+pub(crate) fn fetch_descriptor(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_getfd takes three integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
     if fd < 0 {
         return Err(Errno::last());
     }

@@ -4,8 +4,11 @@
 //! first changes from pair to pair. The first pair warms up and is not counted.
 
 mod child;
+mod dump;
 mod image;
+mod node;
 mod restore;
+pub(crate) mod tree;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,10 +26,21 @@ const RUNS: usize = 15;
 /// Set in the run that is inside the namespace.
 const INSIDE: &str = "XTASK_BENCH_INSIDE";
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Dump,
+    Restore,
+    Node,
+}
+
 /// What `bench` was asked for.
 struct Options {
+    what: What,
     runs: usize,
     case: Option<String>,
+    /// Whether a dump goes to the disk.
+    on_disk: bool,
     /// A program that stands in for ours.
     thaw: Option<std::path::PathBuf>,
 }
@@ -37,7 +51,8 @@ struct Comparison {
     pairs: Vec<(Run, Run)>,
 }
 
-/// `bench restore [--runs N] [--case NAME] [--thaw PROGRAM]`.
+/// `bench dump|restore [--runs N] [--case NAME] [--thaw PROGRAM] [--on-disk]`,
+/// `bench node [--runs N]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
@@ -53,29 +68,47 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
         return command::run(&mut inside);
     }
     let options = parse(parser).map_err(|error| error.to_string())?;
-    let comparisons = restore::compare(&options)?;
-    print!("{}", table("criu", &comparisons));
+    let (name, table, json) = match options.what {
+        What::Dump => {
+            let comparisons = dump::compare(&options)?;
+            ("dump", table("criu", &comparisons), json("criu", &comparisons))
+        }
+        What::Restore => {
+            let comparisons = restore::compare(&options)?;
+            ("restore", table("criu", &comparisons), json("criu", &comparisons))
+        }
+        What::Node => {
+            let figures = node::measure(&options)?;
+            ("node", node::table(&figures), node::json(&figures))
+        }
+    };
+    print!("{table}");
     let folder = command::root().join("target/bench");
     // A figure that is not ours must not be taken for one.
-    let name = if options.thaw.is_some() { "stand-in" } else { "restore" };
-    write(&folder, name, &json("criu", &comparisons))
+    let name = if options.thaw.is_some() { "stand-in" } else { name };
+    write(&folder, name, &json)
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options { runs: RUNS, case: None, thaw: None };
+    let mut options =
+        Options { what: What::Restore, runs: RUNS, case: None, on_disk: false, thaw: None };
     let mut what = None;
     while let Some(arg) = parser.next()? {
         match arg {
             Long("runs") => options.runs = parser.value()?.parse()?,
             Long("case") => options.case = Some(parser.value()?.string()?),
+            Long("on-disk") => options.on_disk = true,
             Long("thaw") => options.thaw = Some(parser.value()?.into()),
             Value(name) if what.is_none() => what = Some(name),
             other => return Err(other.unexpected()),
         }
     }
-    if what.as_deref() != Some("restore".as_ref()) {
-        return Err("bench what? (restore)".into());
-    }
+    options.what = match what.as_deref().and_then(|what| what.to_str()) {
+        Some("dump") => What::Dump,
+        Some("restore") => What::Restore,
+        Some("node") => What::Node,
+        _ => return Err("bench what? (dump, restore, node, image)".into()),
+    };
     if options.runs == 0 {
         return Err("--runs must be at least 1".into());
     }

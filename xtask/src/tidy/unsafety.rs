@@ -7,16 +7,31 @@ use super::{File, Findings, at};
 
 /// The only files that may hold unsafe code.
 const UNSAFE_FILES: &[&str] = &[
+    "gpu-kfd/emulator/examples/latency.rs",
+    "gpu-kfd/emulator/preload/preload.rs",
+    "gpu-kfd/emulator/src/node/raw.rs",
+    "gpu-kfd/emulator/src/node/run.rs",
+    "gpu-kfd/emulator/tests/node/support/calls.rs",
+    "gpu-kfd/emulator/tests/node/support/process.rs",
+    "gpu-kfd/src/bo.rs",
+    "gpu-kfd/src/ioctl.rs",
+    "gpu-kfd/src/tests.rs",
+    "restore-cli/examples/blocked.rs",
     "restore-cli/examples/everything.rs",
     "restore-cli/examples/workload.rs",
+    "restore-core/src/capture/keeper.rs",
+    "restore-core/src/capture/raw.rs",
     "restore-core/src/engine/memory/pages.rs",
     "restore-core/src/files/memory.rs",
     "restore-core/src/files/raw.rs",
+    "restore-core/src/remote/device.rs",
     "restore-core/src/remote/freeze.rs",
     "restore-core/src/remote/region.rs",
     "restore-core/src/remote/ring.rs",
     "restore-core/src/remote/spawn.rs",
     "restore-core/src/remote/stub.rs",
+    "restore-core/src/remote/tests.rs",
+    "restore-core/src/remote/tracee.rs",
     "xtask/src/bench/child.rs",
 ];
 const LIST: &str = "xtask/src/tidy/unsafety.rs";

@@ -7,7 +7,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use criu_image::ImageDir;
 
 use crate::engine::StepError;
 use crate::files::ObjectKey;
@@ -27,7 +29,7 @@ const PLAIN: u32 =
 /// Decides for every process what it inherits, and who must therefore be filled before it clones.
 pub(in crate::engine) fn decide(
     processes: &mut [ProcessPlan],
-    images: &Path,
+    images: &ImageDir,
 ) -> Result<(), StepError> {
     let mut findings = Vec::new();
     for (index, process) in processes.iter().enumerate() {
@@ -206,10 +208,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn open(images: &Path, theirs: ObjectKey, ours: ObjectKey) -> Result<Self, StepError> {
+    fn open(images: &ImageDir, theirs: ObjectKey, ours: ObjectKey) -> Result<Self, StepError> {
         let open = |key| {
             let ObjectKey::Pages(id) = key else { unreachable!("pages are kept in pages images") };
-            let path = images.join(format!("pages-{id}.img"));
+            let path = images.path().join(format!("pages-{id}.img"));
             match File::open(&path) {
                 Ok(file) => Ok((file, path)),
                 Err(source) => Err(StepError::PagesFile { path, source }),

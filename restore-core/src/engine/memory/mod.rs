@@ -6,7 +6,7 @@ pub(super) mod cow;
 mod pages;
 pub(super) mod vdso;
 
-use std::path::Path;
+use criu_image::ImageDir;
 
 use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
@@ -31,7 +31,7 @@ enum Part {
 
 impl Target {
     /// Builds what children will keep, before they are born.
-    pub(super) fn build_lent_memory(&mut self, images: &Path) -> Result<(), StepError> {
+    pub(super) fn build_lent_memory(&mut self, images: &ImageDir) -> Result<(), StepError> {
         self.shed_parent()?;
         self.map(Part::Lent)?;
         let pid = self.plan.pid;
@@ -46,7 +46,7 @@ impl Target {
     }
 
     /// Builds the rest of the address space.
-    pub(super) fn build_memory(&mut self, images: &Path) -> Result<(), StepError> {
+    pub(super) fn build_memory(&mut self, images: &ImageDir) -> Result<(), StepError> {
         self.shed_parent()?;
         self.map(Part::Rest)?;
         self.make_huge_pages()?;
@@ -222,15 +222,12 @@ fn touch(pid: i32, dense: &[Fill]) -> Result<(), StepError> {
 
 fn with_pages(
     memory: &MemoryPlan,
-    images: &Path,
-    write: impl FnOnce(&PagesFile) -> Result<(), StepError>,
+    images: &ImageDir,
+    write: impl FnOnce(&mut PagesFile) -> Result<(), StepError>,
 ) -> Result<(), StepError> {
     let Some(ObjectKey::Pages(id)) = memory.pages else {
         return Ok(());
     };
-    let path = images.join(format!("pages-{id}.img"));
-    match PagesFile::open(&path) {
-        Ok(pages) => write(&pages),
-        Err(source) => Err(StepError::PagesFile { path, source }),
-    }
+    let mut pages = PagesFile::open(images, &format!("pages-{id}.img"))?;
+    write(&mut pages)
 }

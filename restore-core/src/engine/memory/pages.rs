@@ -6,8 +6,9 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::PathBuf;
 
+use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
 use memmap2::{Mmap, UncheckedAdvice};
 use nix::errno::Errno;
 
@@ -17,20 +18,34 @@ use crate::plan::Fill;
 /// Bytes copied before our own view of them is dropped: with the most workers there are, and page
 /// cache mapped in pieces of up to 2 MiB, this bounds the restorer's memory to some 48 MiB.
 const WINDOW_BYTES: u64 = 1 << 20;
+const _: () = assert!(WINDOW_BYTES == BLOCK_BYTES as u64, "a window is a block of the manifest");
 /// Most ranges in one call (`UIO_MAXIOV`).
 const RANGES_MAX: usize = 1024;
-/// A pages image, mapped but never read through the mapping by this process.
+/// A pages image: mapped but never read through the mapping by this process, or, where the dump
+/// left a manifest, read block by block and verified.
 pub(super) struct PagesFile {
     map: Mmap,
+    raw: RawImage,
+    path: PathBuf,
+    /// Blocks that have been verified, where there is a manifest.
+    verified: Vec<bool>,
 }
 
 impl PagesFile {
-    pub(super) fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::open(path)?;
-        // SAFETY: the mapping's bytes are never accessed by this program: only its addresses are
-        // given to process_vm_writev and pwrite, which fail with EFAULT if the file shrinks.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { map })
+    pub(super) fn open(images: &ImageDir, name: &str) -> Result<Self, StepError> {
+        let path = images.path().join(name);
+        let open = || {
+            let raw = images.raw(name)?;
+            // SAFETY: the mapping's bytes are never accessed by this program: only its addresses
+            // are given to process_vm_writev and pwrite, which fail with EFAULT if the file
+            // shrinks.
+            let map = unsafe { Mmap::map(raw.file())? };
+            Ok((map, raw))
+        };
+        let opened = open().map_err(|source| StepError::PagesFile { path: path.clone(), source });
+        let (map, raw) = opened?;
+        let verified = vec![false; raw.blocks().unwrap_or(0)];
+        Ok(Self { map, raw, path, verified })
     }
 
     /// Address of a range of the file, if it lies within it.
@@ -42,27 +57,66 @@ impl PagesFile {
         Ok(self.map.as_ptr().wrapping_add(fill.offset_bytes as usize))
     }
 
-    pub(super) fn fill(&self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
+    pub(super) fn fill(&mut self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
+        if self.raw.blocks().is_some() {
+            return self.fill_verified(pid, fills);
+        }
         let mut batch = Batch::default();
         for fill in fills {
-            let mut done = 0;
-            while done < fill.len_bytes {
-                let piece = Fill {
-                    start: fill.start + done,
-                    len_bytes: (fill.len_bytes - done).min(WINDOW_BYTES),
-                    offset_bytes: fill.offset_bytes + done,
-                };
+            for piece in pieces(fill) {
                 if !batch.takes(&piece) {
                     batch.copy(pid)?;
                     self.forget(&mut batch);
                 }
                 batch.add(self.local(pid, &piece)?, &piece);
-                done += piece.len_bytes;
             }
         }
         batch.copy(pid)?;
         self.forget(&mut batch);
         Ok(())
+    }
+
+    /// The same from blocks that are read and compared with the manifest first. What is written
+    /// is what was compared.
+    fn fill_verified(&mut self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
+        // What several children keep is listed for one after the other, not in file order.
+        let mut pieces: Vec<Fill> = fills.iter().flat_map(pieces).collect();
+        pieces.sort_unstable_by_key(|piece| piece.offset_bytes);
+        let mut pieces = pieces.into_iter().peekable();
+        let fail = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| StepError::PagesFile { path, source }
+        };
+        for index in 0..self.verified.len() {
+            let end = (index as u64 + 1) * WINDOW_BYTES;
+            let wanted = pieces.peek().is_some_and(|piece| piece.offset_bytes < end);
+            if !wanted && self.verified[index] {
+                continue;
+            }
+            let block = self.raw.block(index).map_err(fail(&self.path))?;
+            self.verified[index] = true;
+            let mut batch = Batch::default();
+            while let Some(piece) = pieces.next_if(|piece| piece.offset_bytes < end) {
+                let at = (piece.offset_bytes % WINDOW_BYTES) as usize;
+                let Some(bytes) = block.get(at..at + piece.len_bytes as usize) else {
+                    return Err(StepError::Fill {
+                        pid,
+                        address: piece.start,
+                        errno: Errno::EFAULT,
+                    });
+                };
+                if !batch.takes(&piece) {
+                    batch.copy(pid)?;
+                    batch = Batch::default();
+                }
+                batch.add(bytes.as_ptr(), &piece);
+            }
+            batch.copy(pid)?;
+        }
+        match pieces.next() {
+            Some(piece) => Err(StepError::Fill { pid, address: piece.start, errno: Errno::EFAULT }),
+            None => Ok(()),
+        }
     }
 
     /// Drops what was copied from our page tables.
@@ -77,11 +131,26 @@ impl PagesFile {
         *batch = Batch::default();
     }
 
+    /// Verifies the blocks that these ranges lie in, where there is a manifest.
+    fn verify(&mut self, fills: &[Fill]) -> Result<(), StepError> {
+        for piece in fills.iter().flat_map(pieces) {
+            let index = (piece.offset_bytes / WINDOW_BYTES) as usize;
+            if self.verified.get(index) == Some(&false) {
+                let read = self.raw.block(index).map(drop);
+                let path = || self.path.clone();
+                read.map_err(|source| StepError::PagesFile { path: path(), source })?;
+                self.verified[index] = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes pages of mappings without write permission.
-    pub(super) fn patch(&self, pid: i32, patches: &[Fill]) -> Result<(), StepError> {
+    pub(super) fn patch(&mut self, pid: i32, patches: &[Fill]) -> Result<(), StepError> {
         let Some(first) = patches.first() else {
             return Ok(());
         };
+        self.verify(patches)?;
         let path = format!("/proc/{pid}/mem");
         let memory = File::options().write(true).open(path).map_err(|error| StepError::Fill {
             pid,
@@ -118,6 +187,20 @@ impl PagesFile {
         }
         Ok(())
     }
+}
+
+/// Cuts a range where blocks of the file end.
+fn pieces(fill: &Fill) -> impl Iterator<Item = Fill> + use<> {
+    let fill = *fill;
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let offset_bytes = fill.offset_bytes + done;
+        let room = WINDOW_BYTES - offset_bytes % WINDOW_BYTES;
+        let len_bytes = (fill.len_bytes - done).min(room);
+        let piece = Fill { start: fill.start + done, len_bytes, offset_bytes };
+        done += len_bytes;
+        (len_bytes != 0).then_some(piece)
+    })
 }
 
 /// Ranges for one call.

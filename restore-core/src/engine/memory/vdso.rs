@@ -5,7 +5,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+
+use criu_image::ImageDir;
 
 use crate::engine::{RestoreError, Stage, StepError};
 use crate::files::ObjectKey;
@@ -18,7 +19,7 @@ const PAGE_BYTES: u64 = 4096;
 pub(in crate::engine) fn check(
     processes: &[ProcessPlan],
     here: &Vdso,
-    images: &Path,
+    images: &ImageDir,
 ) -> Result<(), RestoreError> {
     for process in processes {
         if let Kind::Live(live) = &process.kind
@@ -33,12 +34,16 @@ pub(in crate::engine) fn check(
 }
 
 /// Address of the first page that differs.
-fn difference(memory: &MemoryPlan, here: &Vdso, images: &Path) -> Result<Option<u64>, StepError> {
+fn difference(
+    memory: &MemoryPlan,
+    here: &Vdso,
+    images: &ImageDir,
+) -> Result<Option<u64>, StepError> {
     let (Some((start, _)), Some(ObjectKey::Pages(id))) = (memory.vdso, memory.pages) else {
         return Ok(None);
     };
     let code = start + here.code_offset_bytes;
-    let path = images.join(format!("pages-{id}.img"));
+    let path = images.path().join(format!("pages-{id}.img"));
     let fail = |source| StepError::PagesFile { path: path.clone(), source };
     let mut page = [0; PAGE_BYTES as usize];
     let mut file = None;
@@ -69,6 +74,7 @@ mod tests {
     #[test]
     fn vdso_of_another_kernel_is_found_by_its_first_different_page() {
         let dir = tempfile::tempdir().expect("a folder");
+        let images = criu_image::ImageDir::unverified(dir.path());
         let saved: Vec<u8> = (0..3 * PAGE_BYTES).map(|at| (at / 7) as u8).collect();
         std::fs::write(dir.path().join("pages-4.img"), &saved).expect("room");
         let code = saved[PAGE_BYTES as usize..].to_vec();
@@ -84,9 +90,9 @@ mod tests {
             }],
             ..MemoryPlan::default()
         };
-        assert_eq!(difference(&memory, &here, dir.path()).expect("it can be read"), None);
+        assert_eq!(difference(&memory, &here, &images).expect("it can be read"), None);
         here.code[PAGE_BYTES as usize + 5] ^= 1;
         let second = start + here.code_offset_bytes + PAGE_BYTES;
-        assert_eq!(difference(&memory, &here, dir.path()).expect("it can be read"), Some(second));
+        assert_eq!(difference(&memory, &here, &images).expect("it can be read"), Some(second));
     }
 }

@@ -22,7 +22,7 @@ use criu_image::record::{
     FdTypes, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, RegFileEntry, TaskCoreEntry,
     TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
 };
-use criu_image::{Body, Checkpoint, FileId, PageStore, Process, Thread};
+use criu_image::{Body, Checkpoint, FileId, ImageDir, PageStore, Process, Thread};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
@@ -53,6 +53,7 @@ impl Images {
         let mut new = Self {
             checkpoint: Checkpoint {
                 dir: images.path().to_owned(),
+                images: ImageDir::unverified(images.path()),
                 inventory: InventoryEntry::default(),
                 processes: Vec::new(),
                 fd_tables: BTreeMap::new(),
@@ -163,7 +164,7 @@ impl Images {
 
     fn try_open(&self) -> Result<OpenedFiles, FilesError> {
         let plan = plan(&self.checkpoint, &needs(&self.checkpoint)).expect("nothing is refused");
-        plan.open(self.images.path())
+        plan.open(&ImageDir::unverified(self.images.path()))
     }
 
     fn open(&self) -> OpenedFiles {
@@ -252,11 +253,11 @@ fn read(fd: &OwnedFd) -> nix::Result<Vec<u8>> {
 }
 
 /// Whether the test is to leave since it needs root; says so to whoever counts the skips.
-fn needs_root(test: &str) -> bool {
+pub(crate) fn needs_root(test: &str) -> bool {
     !nix::unistd::geteuid().is_root() && skip(test, "it needs root")
 }
 
-fn skip(test: &str, reason: &str) -> bool {
+pub(crate) fn skip(test: &str, reason: &str) -> bool {
     println!("SKIPPED {test}: {reason}");
     if let Some(path) = std::env::var_os("THAW_SKIPS") {
         let mut options = fs::File::options();

@@ -1,0 +1,114 @@
+//! `thaw dump`: a running tree in, images out, and an exit code that says what happened.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Instant;
+
+use restore_core::{DumpError, DumpEvent, DumpOptions, Dumped, Ended};
+
+use crate::log::{Level, Log, Teller, chain};
+use crate::options::Dump;
+use crate::{FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
+
+/// Runs the command and returns its exit code.
+///
+/// The work is done by a process of its own, which goes on to undo it if this one is killed.
+pub(crate) fn run(options: Dump, start: Instant) -> u8 {
+    match restore_core::keep(|abort| work(options, start, abort)) {
+        Ok(Ended::Code(code)) => code,
+        Ok(Ended::Killed(signal)) => {
+            eprintln!("thaw: the process that did the work was killed by signal {signal}");
+            LEFTOVERS
+        }
+        Err(error) => {
+            eprintln!("thaw: {}", chain(&error));
+            FAILED
+        }
+    }
+}
+
+fn work(options: Dump, start: Instant, abort: OwnedFd) -> u8 {
+    let work_dir = options.work_dir.clone().unwrap_or_else(|| options.images_dir.clone());
+    let log_path = options.log_file.as_ref().map(|name| work_dir.join(name));
+    let mut log = match Log::open(log_path.as_deref(), options.verbosity, start) {
+        Ok(log) => log,
+        Err(error) => {
+            let path = log_path.unwrap_or_default();
+            eprintln!("thaw: cannot write the log {}: {error}", path.display());
+            return FAILED;
+        }
+    };
+    let to_stderr = log_path.is_some();
+    let mut tell = Teller { log: &mut log, to_stderr };
+    if !options.refused.is_empty() {
+        options.refused.iter().for_each(|refused| tell.error(refused));
+        return USAGE;
+    }
+    let log = &mut *tell.log;
+    let dumped = restore_core::dump(settings(&options, abort), &mut |event| {
+        log_event(log, &event);
+    });
+    match dumped {
+        Ok(dumped) => {
+            conclude(&dumped, &options.images_dir, tell.log);
+            0
+        }
+        Err(failure) => {
+            tell.error(&chain(&failure.error));
+            if let DumpError::Refused(list) = &failure.error {
+                list.iter().for_each(|refusal| tell.error(&format!("not supported: {refusal}")));
+            }
+            match (&failure.undo, &failure.error) {
+                (Some(undo), _) => {
+                    tell.error(&format!("the tree could not be let go as it was: {}", chain(undo)));
+                    LEFTOVERS
+                }
+                (None, DumpError::Refused(_)) => UNFIT_HOST,
+                (None, _) => FAILED,
+            }
+        }
+    }
+}
+
+fn settings(options: &Dump, abort: OwnedFd) -> DumpOptions {
+    DumpOptions {
+        leave: options.leave,
+        shell_job: options.shell_job,
+        link_remap: options.link_remap,
+        ghost_limit_bytes: options.ghost_limit_bytes,
+        ignore_cgroups: options.ignore_cgroups,
+        timeout: options.timeout,
+        workers_max: options.workers_max,
+        fail_at: options.fail_at,
+        abort: Some(abort),
+        ..DumpOptions::new(options.root, &options.images_dir)
+    }
+}
+
+fn log_event(log: &mut Log, event: &DumpEvent) {
+    let text = match event {
+        DumpEvent::Frozen { processes, threads } => {
+            format!("{processes} process(es) with {threads} thread(s) have stopped")
+        }
+        DumpEvent::Read => "everything was read; nothing stands against the dump".to_owned(),
+        DumpEvent::Asked => "every process was asked and is as it was found".to_owned(),
+        DumpEvent::Written { bytes } => format!("{bytes} bytes of images are written"),
+        DumpEvent::Placed => "the images are synced and in place".to_owned(),
+    };
+    log.line(Level::Info, &text);
+}
+
+fn conclude(dumped: &Dumped, images: &Path, log: &mut Log) {
+    let Dumped { processes, threads, bytes, freezing, frozen, steps } = dumped;
+    log.line(Level::Debug, &format!("{steps} steps"));
+    log.line(
+        Level::Info,
+        &format!(
+            "{processes} process(es) with {threads} thread(s), {bytes} bytes in {}; stopped \
+             within {} us, frozen for {} us",
+            images.display(),
+            freezing.as_micros(),
+            frozen.as_micros()
+        ),
+    );
+}

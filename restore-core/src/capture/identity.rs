@@ -1,0 +1,191 @@
+//! What processes share and where they belong: kernel objects, namespaces, control groups.
+//!
+//! A restore makes a tree in the caller's own namespaces, each process with an address space, a
+//! descriptor table, a working directory and signal actions of its own. All else is refused.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+
+use criu_image::record::TaskKobjIdsEntry;
+
+use super::facts::Facts;
+use super::raw::{self, Shared};
+use super::{DumpError, DumpOptions, proc};
+use crate::refusal::Refusal;
+
+/// Namespaces in the numbering of upstream's inventory.
+const NAMESPACES: [(&str, &str); 8] = [
+    ("pid", "pid"),
+    ("net", "network"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("time", "time"),
+    ("mnt", "mount"),
+    ("user", "user"),
+    ("cgroup", "cgroup"),
+];
+/// Ids of the dumper's own objects; those of the tree come after.
+const OWN_ID: u32 = 1;
+/// `SCHED_DEADLINE` (linux/sched.h).
+const SCHED_DEADLINE: u32 = 6;
+
+/// Ids of the dumper's namespaces, which are the tree's too.
+pub(crate) fn own() -> TaskKobjIdsEntry {
+    let id = |name: &str| {
+        let at = NAMESPACES.iter().position(|(entry, _)| *entry == name);
+        at.map(|at| at as u32 + 1)
+    };
+    TaskKobjIdsEntry {
+        vm_id: OWN_ID,
+        files_id: OWN_ID,
+        fs_id: OWN_ID,
+        sighand_id: OWN_ID,
+        pid_ns_id: id("pid"),
+        net_ns_id: id("net"),
+        ipc_ns_id: id("ipc"),
+        uts_ns_id: id("uts"),
+        mnt_ns_id: id("mnt"),
+        user_ns_id: id("user"),
+        cgroup_ns_id: id("cgroup"),
+        time_ns_id: id("time"),
+    }
+}
+
+/// Ids of the process with this place among the live ones: all its own.
+pub(crate) fn of(place: usize) -> TaskKobjIdsEntry {
+    let id = OWN_ID + 1 + place as u32;
+    TaskKobjIdsEntry { vm_id: id, files_id: id, fs_id: id, sighand_id: id, ..own() }
+}
+
+/// Everything of these kinds that cannot be captured.
+pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refusal>, DumpError> {
+    let mut refusals = Vec::new();
+    for one in facts {
+        namespaces(one, &facts[0], &mut refusals)?;
+        threads(one, &mut refusals)?;
+    }
+    shared(facts, &mut refusals)?;
+    if !options.ignore_cgroups {
+        cgroups(facts, &mut refusals)?;
+    }
+    Ok(refusals)
+}
+
+fn link(pid: i32, name: &str) -> Result<Vec<u8>, DumpError> {
+    let path = proc::path(pid, name);
+    match std::fs::read_link(&path) {
+        Ok(target) => Ok(target.as_os_str().as_bytes().to_vec()),
+        // A kernel without this kind of namespace.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(DumpError::Read { path, source }),
+    }
+}
+
+fn namespaces(facts: &Facts, root: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
+    let (pid, own) = (facts.pid, std::process::id() as i32);
+    let children = [("time_for_children", "time"), ("pid_for_children", "pid")];
+    for (entry, name) in NAMESPACES.into_iter().chain(children) {
+        // A restore by criu gives a tree clocks of its own: they may differ from ours, and are
+        // saved, but all of the tree must have the same.
+        let with = if name == "time" {
+            (root.pid, "ns/time".to_owned())
+        } else {
+            (own, format!("ns/{entry}"))
+        };
+        let entry = format!("ns/{entry}");
+        if link(pid, &entry)? != link(with.0, &with.1)? {
+            let refusal = Refusal::new(format!("{name} namespace of its own"), entry, pid as u32);
+            refusals.push(refusal.with_help("dump it from inside, or with criu"));
+        }
+    }
+    Ok(())
+}
+
+fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
+    let pid = facts.pid;
+    let mut refuse = |what: String, tid: i32, help: &'static str| {
+        let refusal = Refusal::new(what, format!("thread {tid}"), pid as u32);
+        refusals.push(refusal.with_help(help));
+    };
+    for thread in &facts.threads {
+        let status = &thread.status;
+        if status.seccomp != 0 {
+            refuse(format!("seccomp mode {}", status.seccomp), thread.tid, "dump it with criu");
+        }
+        if thread.stat.policy == SCHED_DEADLINE {
+            let help = "give it another scheduling policy";
+            refuse("deadline scheduling".to_owned(), thread.tid, help);
+        }
+        if thread.tid != pid {
+            for (what, name) in [(Shared::Files, "descriptor table"), (Shared::Places, "root")] {
+                let order = raw::kcmp(what, (pid, 0), (thread.tid, 0))
+                    .map_err(|errno| DumpError::Os { what: "compare threads", pid, errno })?;
+                if order != Ordering::Equal {
+                    let what = format!("{name} of a thread of its own");
+                    refuse(what, thread.tid, "have its threads share it");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kernel objects that processes share as `clone` can make them share.
+fn shared(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
+    const KINDS: [(Shared, &str); 4] = [
+        (Shared::Memory, "address space"),
+        (Shared::Files, "descriptor table"),
+        (Shared::Places, "working directory"),
+        (Shared::Actions, "signal actions"),
+    ];
+    for (kind, name) in KINDS {
+        // Sorted by the kernel's order, equal ones are neighbours.
+        let mut sorted: Vec<i32> = Vec::with_capacity(facts.len());
+        for pid in facts.iter().map(|facts| facts.pid) {
+            let mut failed = None;
+            let found = sorted.binary_search_by(|&other| {
+                raw::kcmp(kind, (other, 0), (pid, 0)).unwrap_or_else(|errno| {
+                    failed = Some(errno);
+                    Ordering::Equal
+                })
+            });
+            if let Some(errno) = failed {
+                return Err(DumpError::Os { what: "compare processes", pid, errno });
+            }
+            match found {
+                Err(at) => sorted.insert(at, pid),
+                Ok(at) => {
+                    let what = format!("{name} shared with process {}", sorted[at]);
+                    let refusal = Refusal::new(what, "the process as a whole", pid as u32);
+                    refusals.push(refusal.with_help("dump it with criu"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every task must be in the control groups that the dumper is in: a restore leaves the tree in
+/// those of the restorer.
+fn cgroups(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
+    let own = std::process::id() as i32;
+    let ours = proc::read(own, "cgroup")?;
+    let mut elsewhere: BTreeMap<Vec<u8>, Vec<u32>> = BTreeMap::new();
+    for facts in facts {
+        for thread in &facts.threads {
+            let theirs = proc::read(facts.pid, &format!("task/{}/cgroup", thread.tid))?;
+            if theirs != ours {
+                elsewhere.entry(theirs).or_default().push(facts.pid as u32);
+            }
+        }
+    }
+    for (groups, mut pids) in elsewhere {
+        pids.dedup();
+        let text = String::from_utf8_lossy(&groups).trim_end().replace('\n', " ");
+        let refusal = Refusal::of_tree("control groups other than the dumper's", text);
+        let help = "leave them out with --manage-cgroups=ignore";
+        refusals.push(refusal.with_pids(pids).with_help(help));
+    }
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! Captures a running process tree into images that upstream's restore and ours accept.
+//!
+//! The same machinery as a restore, read backwards: the tree is stopped (`tree`), read from
+//! outside (`facts`, `proc`), refused if something cannot be captured (`identity`, `files`,
+//! `memory`), asked for what only it can say (`ask`), written (`task`, `files`, `memory`,
+//! `staging`), and let go. Until the images are in place, everything that was done to the tree is
+//! undone when something fails.
+
+mod ask;
+mod facts;
+mod files;
+mod identity;
+mod keeper;
+mod memory;
+mod proc;
+mod raw;
+mod staging;
+mod steps;
+mod task;
+mod tree;
+mod write;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+pub use keeper::{Ended, KeeperError, keep};
+
+use crate::refusal::Refusal;
+use crate::remote::freeze::FreezeError;
+use crate::remote::ring::CallError;
+use staging::Staging;
+use steps::Steps;
+use tree::Tree;
+
+/// Largest deleted file that is saved unless the caller says otherwise, in bytes (CRIU 4.2's).
+pub const GHOST_LIMIT_BYTES: u64 = 1 << 20;
+
+/// What becomes of a tree that was dumped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leave {
+    /// It is killed: it lives on in its images.
+    #[default]
+    Killed,
+    /// It goes on.
+    Running,
+    /// It is stopped, as by SIGSTOP.
+    Stopped,
+}
+
+/// What the caller may choose.
+#[derive(Debug)]
+pub struct DumpOptions {
+    /// Pid of the root.
+    pub root: i32,
+    /// Directory for the images; it must exist and hold none.
+    pub images: PathBuf,
+    /// What becomes of the tree.
+    pub leave: Leave,
+    /// The root may be in a session of others (`--shell-job`).
+    pub shell_job: bool,
+    /// Files whose name is gone may be given a link beside it (`--link-remap`).
+    pub link_remap: bool,
+    /// Largest deleted file that is saved, in bytes (`--ghost-limit`).
+    pub ghost_limit_bytes: u64,
+    /// Leave control groups out (`--manage-cgroups=ignore`).
+    pub ignore_cgroups: bool,
+    /// Longest time for all of it.
+    pub timeout: Option<Duration>,
+    /// Most worker threads; 0 for as many as there are processors.
+    pub workers_max: usize,
+    /// Number of the step that fails on purpose, for tests.
+    pub fail_at: Option<u32>,
+    /// Readable when the dump is to be given up.
+    pub abort: Option<OwnedFd>,
+}
+
+impl DumpOptions {
+    /// The defaults for a tree and a directory.
+    pub fn new(root: i32, images: impl Into<PathBuf>) -> Self {
+        Self {
+            root,
+            images: images.into(),
+            leave: Leave::default(),
+            shell_job: false,
+            link_remap: false,
+            ghost_limit_bytes: GHOST_LIMIT_BYTES,
+            ignore_cgroups: false,
+            timeout: None,
+            workers_max: 0,
+            fail_at: None,
+            abort: None,
+        }
+    }
+}
+
+/// Why a tree was not dumped. It goes on as it was, and there are no images.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DumpError {
+    /// The tree holds things that are not captured; it was not changed.
+    #[error("the tree holds {} thing(s) that cannot be captured", .0.len())]
+    Refused(Vec<Refusal>),
+    /// There is no such process, or it has exited.
+    #[error("there is no process {pid} that runs")]
+    NoProcess {
+        /// The pid asked for.
+        pid: i32,
+    },
+    /// The root is in a session of others.
+    #[error("process {pid} is in session {sid}, whose leader is not in the tree (use --shell-job)")]
+    ForeignSession {
+        /// The root.
+        pid: i32,
+        /// Its session.
+        sid: i32,
+    },
+    /// A process is traced by another program.
+    #[error("process {pid} is traced by process {tracer}: end that first")]
+    Traced {
+        /// The process.
+        pid: i32,
+        /// Who traces it.
+        tracer: i32,
+    },
+    /// The first thread of a process has ended, others have not.
+    #[error("the first thread of process {pid} has ended while others run")]
+    LeaderGone {
+        /// The process.
+        pid: i32,
+    },
+    /// New tasks appeared again and again.
+    #[error("the tree did not come to rest in {rounds} rounds")]
+    Restless {
+        /// How often it was looked at.
+        rounds: usize,
+    },
+    /// The image directory holds images.
+    #[error("{} is there already: dump into a directory without images", path.display())]
+    Occupied {
+        /// The first image found.
+        path: PathBuf,
+    },
+    /// Something could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A file of `/proc` does not look as it should.
+    #[error("{} has contents that are not understood", path.display())]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A system call on a process failed.
+    #[error("cannot {what} of process {pid}: {errno}")]
+    Os {
+        /// What was attempted.
+        what: &'static str,
+        /// The process.
+        pid: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A descriptor could not be looked at.
+    #[error("cannot look at descriptor {fd} of process {pid}: {errno}")]
+    Descriptor {
+        /// The process.
+        pid: i32,
+        /// The descriptor.
+        fd: i32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// Memory could not be read.
+    #[error("cannot read memory of process {pid} at {address:#x}: {errno}")]
+    Memory {
+        /// The process.
+        pid: i32,
+        /// Where the transfer began.
+        address: u64,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// Shared memory could not be read.
+    #[error("cannot read shared memory {shmid}: {errno}")]
+    Shared {
+        /// Its number in the images.
+        shmid: u32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// The contents of a pipe could not be copied.
+    #[error("cannot copy the contents of pipe {pipe_id:#x}: {errno}")]
+    Pipe {
+        /// Its number in the images.
+        pipe_id: u32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A deleted file could not be read.
+    #[error("cannot read deleted file {id}: {errno}")]
+    Ghost {
+        /// Its number in the images.
+        id: u32,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// A thread uses processor state that the images have no place for.
+    #[error("thread {tid} uses processor state {components:#x}, which images cannot hold")]
+    Xstate {
+        /// The thread.
+        tid: i32,
+        /// XSAVE components.
+        components: u64,
+    },
+    /// No address range is free in all processes.
+    #[error("no {needed_bytes} bytes of address space are free in all processes")]
+    NoAddressSpace {
+        /// Size of the shared region.
+        needed_bytes: u64,
+    },
+    /// A process has no `syscall` instruction mapped.
+    #[error("process {pid} has no system-call instruction mapped")]
+    NoInstruction {
+        /// The process.
+        pid: i32,
+    },
+    /// Tracing a task failed.
+    #[error(transparent)]
+    Trace(#[from] FreezeError),
+    /// A question to a process was not answered.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It took longer than the caller allows.
+    #[error("the dump did not end within {seconds} s")]
+    Timeout {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Whoever started the dump has gone.
+    #[error("given up: whoever asked for the dump has gone")]
+    Aborted,
+    /// A step failed because a test wanted it to.
+    #[error("step {step} ({what}) fails on purpose")]
+    Injected {
+        /// Its number.
+        step: u32,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A thread of ours ended without a word; a bug.
+    #[error("a worker thread ended unexpectedly")]
+    WorkerLost,
+}
+
+/// A failed dump.
+#[derive(Debug)]
+pub struct DumpFailure {
+    /// The first error.
+    pub error: DumpError,
+    /// What went wrong while the tree was let go, if something did: it may not be as it was.
+    pub undo: Option<FreezeError>,
+    /// Steps that were taken.
+    pub steps: u32,
+}
+
+/// A tree that was dumped.
+#[derive(Clone, Debug)]
+pub struct Dumped {
+    /// Processes, zombies included.
+    pub processes: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Bytes of all images.
+    pub bytes: u64,
+    /// From the first thread stopped until the last: how long the tree took to come to rest.
+    pub freezing: Duration,
+    /// From the first thread stopped until the tree went on or was killed.
+    pub frozen: Duration,
+    /// Steps that were taken.
+    pub steps: u32,
+}
+
+/// What a dump reports while it goes on.
+#[derive(Clone, Debug)]
+pub enum DumpEvent {
+    /// The tree has come to rest.
+    Frozen {
+        /// Processes, zombies included.
+        processes: usize,
+        /// Threads.
+        threads: usize,
+    },
+    /// Everything was read from outside, and nothing stands against the dump.
+    Read,
+    /// Every process has been asked, and is as it was found.
+    Asked,
+    /// All images are written, beside their place.
+    Written {
+        /// Their size.
+        bytes: u64,
+    },
+    /// All images are synced and in place.
+    Placed,
+}
+
+/// Dumps a tree.
+///
+/// The calling thread traces the tree, so it must live until this returns. If the process ends
+/// before that, the kernel lets the tree go; [`keep`] makes sure that it is never let go half-way.
+///
+/// # Errors
+/// [`DumpFailure`]; the tree goes on as it was, and no image is in place.
+pub fn dump(
+    mut options: DumpOptions,
+    observe: &mut dyn FnMut(DumpEvent),
+) -> Result<Dumped, Box<DumpFailure>> {
+    let steps = Steps::new(options.fail_at, options.timeout, options.abort.take());
+    let mut tree = Tree::default();
+    let result = carry_out(&options, &mut tree, &steps, observe);
+    result.map_err(|error| {
+        let undo = tree.release().err();
+        Box::new(DumpFailure { error, undo, steps: steps.taken() })
+    })
+}
+
+fn carry_out(
+    options: &DumpOptions,
+    tree: &mut Tree,
+    steps: &Steps,
+    observe: &mut dyn FnMut(DumpEvent),
+) -> Result<Dumped, DumpError> {
+    let staging = Staging::begin(&options.images)?;
+    raise_descriptor_limit();
+    let _signals = ChildSignals::block();
+    let begin = Instant::now();
+    tree.freeze(options.root, steps)?;
+    let freezing = begin.elapsed();
+    let processes = tree.members.len();
+    let threads = tree.members.iter().map(|member| member.threads.len()).sum();
+    observe(DumpEvent::Frozen { processes, threads });
+    let times = write::Times { begin, freezing };
+    let links = write::all(options, tree, &staging, steps, times, observe)?;
+    let bytes = staging.total_bytes();
+    observe(DumpEvent::Written { bytes });
+    steps.next("let the tree go, or put the images in place")?;
+    let frozen = match options.leave {
+        Leave::Killed => {
+            staging.commit(steps)?;
+            observe(DumpEvent::Placed);
+            tree.conclude(options.leave)?;
+            begin.elapsed()
+        }
+        Leave::Running | Leave::Stopped => {
+            tree.conclude(options.leave)?;
+            let frozen = begin.elapsed();
+            staging.commit(steps)?;
+            observe(DumpEvent::Placed);
+            frozen
+        }
+    };
+    links.keep();
+    Ok(Dumped { processes, threads, bytes, freezing, frozen, steps: steps.taken() })
+}
+
+/// A tree may have more descriptors than we may have by default.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// SIGCHLD is waited for, not delivered, while tasks are traced.
+struct ChildSignals {
+    before: u64,
+}
+
+impl ChildSignals {
+    fn block() -> Self {
+        let before = crate::remote::spawn::swap_signal_mask(u64::MAX);
+        Self { before }
+    }
+}
+
+impl Drop for ChildSignals {
+    fn drop(&mut self) {
+        crate::remote::spawn::swap_signal_mask(self.before);
+    }
+}

@@ -1,0 +1,268 @@
+//! Stops a process tree: every thread of every process, found again and again until none is new.
+//!
+//! A process that runs can make threads and children while it is looked at; one that is stopped
+//! cannot. So each level is stopped as a whole before its children are listed, and the end is a
+//! look at the whole tree that finds nothing new.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::proc::{self, stat::Stat};
+use super::steps::Steps;
+use super::task::{self, restart, restart::Slept};
+use super::{DumpError, Leave};
+use crate::remote::freeze::FreezeError;
+use crate::remote::tracee::Tracee;
+
+/// Longest wait for a task to stop. One in an uninterruptible call cannot; NFS takes seconds.
+pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Rounds of looking for new tasks. A tree that outruns this many forks without end.
+const ROUNDS_MAX: usize = 1000;
+
+/// One process of the tree.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) pid: i32,
+    /// Place of the parent in the tree; `None` for the root.
+    pub(crate) parent: Option<usize>,
+    /// As read when it had been stopped.
+    pub(crate) stat: Stat,
+    /// All threads, the leader first; none of a zombie.
+    pub(crate) threads: Vec<Tracee>,
+    /// Signal that had stopped it before we did.
+    pub(crate) stopped_by: Option<i32>,
+    /// Threads that slept in a call with a time limit, by thread id.
+    pub(crate) slept: BTreeMap<i32, Slept>,
+}
+
+impl Member {
+    /// Whether it has exited.
+    pub(crate) fn is_zombie(&self) -> bool {
+        self.threads.is_empty()
+    }
+}
+
+/// A tree of which nothing runs, parents before children.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    pub(crate) members: Vec<Member>,
+}
+
+impl Tree {
+    /// Stops the tree of `root`.
+    ///
+    /// # Errors
+    /// What stands in the way; whatever was stopped is in `self` all the same, to be let go.
+    pub(crate) fn freeze(&mut self, root: i32, steps: &Steps) -> Result<(), DumpError> {
+        self.stop(&[(root, None)], steps)?;
+        let Some(first) = self.members.first() else {
+            return Err(DumpError::NoProcess { pid: root });
+        };
+        if first.is_zombie() {
+            return Err(DumpError::NoProcess { pid: root });
+        }
+        for _ in 0..ROUNDS_MAX {
+            let fresh = self.fresh_children()?;
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            self.stop(&fresh, steps)?;
+        }
+        Err(DumpError::Restless { rounds: ROUNDS_MAX })
+    }
+
+    /// Children that are not in the tree yet, with the place of their parent.
+    fn fresh_children(&self) -> Result<Vec<(i32, Option<usize>)>, DumpError> {
+        let known: std::collections::BTreeSet<i32> = self.members.iter().map(|m| m.pid).collect();
+        let mut fresh = Vec::new();
+        for (index, member) in self.members.iter().enumerate().filter(|(_, m)| !m.is_zombie()) {
+            let children = proc::children(member.pid)?;
+            let new = children.into_iter().filter(|child| !known.contains(child));
+            fresh.extend(new.map(|child| (child, Some(index))));
+        }
+        Ok(fresh)
+    }
+
+    /// Stops these processes as a whole, all at once.
+    fn stop(&mut self, pids: &[(i32, Option<usize>)], steps: &Steps) -> Result<(), DumpError> {
+        let begin = self.members.len();
+        for &(pid, parent) in pids {
+            let (stat, threads) = (Stat::default(), Vec::new());
+            let slept = BTreeMap::new();
+            self.members.push(Member { pid, parent, stat, threads, stopped_by: None, slept });
+        }
+        for round in 0..=ROUNDS_MAX {
+            let mut any = false;
+            for member in &mut self.members[begin..] {
+                any |= seize_new(member, steps)?;
+            }
+            if !any {
+                break;
+            }
+            if round == ROUNDS_MAX {
+                return Err(DumpError::Restless { rounds: ROUNDS_MAX });
+            }
+            for member in &mut self.members[begin..] {
+                settle_new(member, steps)?;
+            }
+        }
+        let mut index = begin;
+        while index < self.members.len() {
+            let member = &mut self.members[index];
+            match Stat::of(member.pid) {
+                Ok(stat) => {
+                    member.stat = stat;
+                    // The leader comes first; its id is the lowest to be listed only mostly.
+                    member.threads.sort_by_key(|thread| thread.tid() != member.pid);
+                    if !member.is_zombie() && member.threads[0].tid() != member.pid {
+                        return Err(DumpError::LeaderGone { pid: member.pid });
+                    }
+                    index += 1;
+                }
+                // Collected by its parent before that was stopped.
+                Err(DumpError::Read { source, .. })
+                    if proc::is_gone(&source) && member.is_zombie() =>
+                {
+                    self.members.remove(index);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every task go, as it was found. What fails is a task that has gone.
+    pub(crate) fn release(&mut self) -> Result<(), FreezeError> {
+        let mut result = Ok(());
+        for member in self.members.iter_mut().rev() {
+            let slept = std::mem::take(&mut member.slept);
+            for mut thread in member.threads.drain(..).rev() {
+                if thread.is_settled() {
+                    resume_call(&mut thread, &slept);
+                }
+                let put_back = thread.put_back();
+                let released = put_back.and(thread.release());
+                result = result.and(released);
+            }
+        }
+        result
+    }
+
+    /// Ends the dump as the caller wants it for the tree.
+    pub(crate) fn conclude(&mut self, leave: Leave) -> Result<(), DumpError> {
+        match leave {
+            Leave::Running => {}
+            Leave::Stopped => {
+                for member in self.members.iter().filter(|m| !m.is_zombie()) {
+                    send(member.pid, libc::SIGSTOP)?;
+                }
+            }
+            Leave::Killed => return self.kill(),
+        }
+        self.release().map_err(DumpError::from)
+    }
+
+    /// Kills the tree. Its parent sees it end, as upstream has it.
+    fn kill(&self) -> Result<(), DumpError> {
+        let live = self.members.iter().filter(|member| !member.is_zombie());
+        live.map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)
+    }
+}
+
+/// The kernel restarts most calls that our stop has interrupted. Some it ends with `EINTR`, as if a
+/// signal had come: those are made again.
+fn resume_call(thread: &mut Tracee, slept: &BTreeMap<i32, Slept>) {
+    let mut regs = *thread.registers();
+    // A time given by a pointer could be set right in images only: `EINTR` is what it is, then.
+    if !restart::ended_by_stop(&regs) || restart::points_to_time(&regs) {
+        return;
+    }
+    let pending = |shared| thread.pending_signals(shared).unwrap_or_default();
+    let mask = thread.signal_mask();
+    let due = task::is_due(&pending(false), mask) || task::is_due(&pending(true), mask);
+    if !due {
+        let slept = slept.get(&thread.tid()).copied();
+        let known = restart::Known { slept, signal: false, word: &|_| None };
+        restart::rewind(&mut regs, &known);
+        thread.go_on_with(regs);
+    }
+}
+
+fn send(pid: i32, signal: i32) -> Result<(), DumpError> {
+    let signal = nix::sys::signal::Signal::try_from(signal).expect("one of two constants");
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(DumpError::Os { what: "signal", pid, errno }),
+    }
+}
+
+/// Seizes the threads of a process that are not yet; whether there were any.
+fn seize_new(member: &mut Member, steps: &Steps) -> Result<bool, DumpError> {
+    let tids = match proc::threads(member.pid) {
+        Err(DumpError::Read { source, .. }) if proc::is_gone(&source) => return Ok(false),
+        other => other?,
+    };
+    let mut any = false;
+    for tid in tids {
+        if member.threads.iter().any(|thread| thread.tid() == tid) {
+            continue;
+        }
+        steps.next("seize a thread")?;
+        if let Some(slept) = restart::look(member.pid, tid) {
+            member.slept.insert(tid, slept);
+        }
+        match Tracee::seize(tid) {
+            Ok(thread) => {
+                member.threads.push(thread);
+                any = true;
+            }
+            // It has gone, or is dead and waits to be collected.
+            Err(FreezeError::Refused { errno: Errno::ESRCH, .. }) => {}
+            Err(FreezeError::Refused { errno: Errno::EPERM, .. }) if is_dead(member.pid, tid) => {}
+            Err(FreezeError::Refused { errno: Errno::EPERM, .. }) => {
+                return Err(out_of_reach(member.pid, tid));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(any)
+}
+
+fn is_dead(pid: i32, tid: i32) -> bool {
+    Stat::of_thread(pid, tid).map_or(true, |stat| stat.is_zombie())
+}
+
+fn out_of_reach(pid: i32, tid: i32) -> DumpError {
+    let tracer = proc::status::Status::of(pid, tid).map_or(0, |status| status.tracer);
+    match tracer {
+        0 => DumpError::Os { what: "trace", pid, errno: Errno::EPERM },
+        tracer => DumpError::Traced { pid, tracer },
+    }
+}
+
+/// Waits until the threads that were seized have stopped. One that ends meanwhile is dropped.
+fn settle_new(member: &mut Member, steps: &Steps) -> Result<(), DumpError> {
+    let mut index = 0;
+    while index < member.threads.len() {
+        let thread = &mut member.threads[index];
+        if thread.is_settled() {
+            index += 1;
+            continue;
+        }
+        steps.next("wait for a thread to stop")?;
+        match thread.settle(steps.patience(STOP_WAIT_MAX)) {
+            Ok(group) => {
+                member.stopped_by = member.stopped_by.or(group);
+                index += 1;
+            }
+            Err(FreezeError::Unexpected { .. })
+            | Err(FreezeError::Refused { errno: Errno::ESRCH | Errno::ECHILD, .. }) => {
+                member.threads.remove(index);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! From a stopped tree to its images, in order; nothing is written before nothing was refused.
+//!
+//! Reading and saving memory is spread over workers, a process at a time. Tracing stays with the
+//! thread that called: the kernel wants it so.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use criu_image::record::{
+    DumpStatsEntry, FdinfoEntry, FsEntry, InventoryEntry, PluginsEntry, PstreeEntry, SeccompEntry,
+    StatsEntry, TaskKobjIdsEntry, TimensEntry, Timespec,
+};
+use criu_image::{ImageBuilder, ImageKind};
+
+use super::ask::{self, Asked};
+use super::facts::Facts;
+use super::files::{FileTable, Links};
+use super::memory::{self, Source, pages, pages::Counts};
+use super::staging::Staging;
+use super::steps::Steps;
+use super::task::restart::Patch;
+use super::task::{self, CGROUP_SET, Machine};
+use super::tree::{Member, Tree};
+use super::{DumpError, DumpEvent, DumpOptions, identity, proc};
+use crate::refusal::Refusal;
+
+/// `CRTOOLS_IMAGES_V1_1` of CRIU 4.2.
+const IMAGE_VERSION: u32 = 2;
+const NSEC_PER_SEC: i64 = 1_000_000_000;
+
+/// When the dump began, and how long the tree took to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) begin: Instant,
+    pub(crate) freezing: Duration,
+}
+
+/// What the images say of one process beside its memory and threads.
+struct Described {
+    table: Vec<FdinfoEntry>,
+    sources: Vec<Source>,
+    exe: u32,
+    cwd: u32,
+    root: u32,
+}
+
+/// Writes all images of a stopped tree beside their place.
+///
+/// # Errors
+/// [`DumpError::Refused`] before anything was done to the tree, or the first failure.
+pub(crate) fn all(
+    options: &DumpOptions,
+    tree: &mut Tree,
+    staging: &Staging,
+    steps: &Steps,
+    times: Times,
+    observe: &mut dyn FnMut(DumpEvent),
+) -> Result<Links, DumpError> {
+    check_session(options, tree)?;
+    let members: Vec<&Member> = tree.members.iter().filter(|m| !m.is_zombie()).collect();
+    let facts = spread(options, &members, |member, _| Facts::of(member, steps))?;
+    let mut files = FileTable::new(options);
+    let described = describe(&facts, &mut files)?;
+    let live = tree.members.iter_mut().filter(|member| !member.is_zombie());
+    let layout = task::Layout::of_host();
+    let machines: Vec<Vec<Machine>> =
+        live.map(|member| task::machines(member, &layout, steps)).collect::<Result<_, _>>()?;
+    let refusals = refusals(options, tree, &facts, &machines, &mut files)?;
+    if !refusals.is_empty() {
+        return Err(DumpError::Refused(refusals));
+    }
+    observe(DumpEvent::Read);
+    let asked = ask::all(&mut tree.members, &facts, steps)?;
+    observe(DumpEvent::Asked);
+    let live: Vec<usize> = (0..facts.len()).collect();
+    let counts = spread(options, &live, |&at, buffer| {
+        let patches: Vec<Patch> = machines[at].iter().filter_map(Machine::patch).collect();
+        pages::save(&facts[at], &patches, staging, at as u32 + 1, buffer, steps)
+    })?;
+    processes(tree, &facts, &described, &machines, &asked, staging, steps)?;
+    let mut next_pages_id = facts.len() as u32 + 1;
+    let (links, shared) = files.write(staging, &mut next_pages_id, steps)?;
+    whole(tree, staging, steps)?;
+    statistics(&counts, shared, times, staging)?;
+    Ok(links)
+}
+
+/// Everything that stands against the dump. Up to here nothing was changed.
+fn refusals(
+    options: &DumpOptions,
+    tree: &Tree,
+    facts: &[Facts],
+    machines: &[Vec<Machine>],
+    files: &mut FileTable<'_>,
+) -> Result<Vec<Refusal>, DumpError> {
+    let mut refusals = identity::refuse(facts, options)?;
+    let live = tree.members.iter().filter(|member| !member.is_zombie());
+    for (member, machines) in live.zip(machines) {
+        for (thread, machine) in member.threads.iter().zip(machines) {
+            refusals.extend(machine.refuse(member.pid, thread.tid()));
+        }
+    }
+    refusals.extend(
+        facts.iter().flat_map(|f| f.vmas.iter().filter_map(|vma| memory::refuse(f.pid, vma))),
+    );
+    refusals.append(&mut files.refusals);
+    Ok(refusals)
+}
+
+/// A restore gives the tree a session of its own, or that of the restorer.
+fn check_session(options: &DumpOptions, tree: &Tree) -> Result<(), DumpError> {
+    let root = &tree.members[0];
+    if root.stat.sid != root.pid && !options.shell_job {
+        return Err(DumpError::ForeignSession { pid: root.pid, sid: root.stat.sid });
+    }
+    Ok(())
+}
+
+/// Does `work` for all items, spread over workers; the results come in the order of the items. Each
+/// worker has one buffer for all its work.
+fn spread<T: Sync, R: Send>(
+    options: &DumpOptions,
+    items: &[T],
+    work: impl Fn(&T, &mut Vec<u8>) -> Result<R, DumpError> + Sync,
+) -> Result<Vec<R>, DumpError> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = if options.workers_max == 0 { processors } else { options.workers_max };
+    let workers = items.len().min(most);
+    if workers <= 1 {
+        let mut buffer = Vec::new();
+        return items.iter().map(|item| work(item, &mut buffer)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let (mut done, mut buffer) = (Vec::new(), Vec::new());
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return done };
+            let result = work(item, &mut buffer);
+            let failed = result.is_err();
+            done.push((index, result));
+            if failed {
+                next.store(items.len(), Ordering::Relaxed); // the others need not begin
+                return done;
+            }
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
+        let mut all = run();
+        for worker in others {
+            all.extend(worker.join().map_err(|_| DumpError::WorkerLost)?);
+        }
+        Ok::<_, DumpError>(all)
+    })?;
+    all.sort_unstable_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+fn describe(facts: &[Facts], files: &mut FileTable<'_>) -> Result<Vec<Described>, DumpError> {
+    let mut described = Vec::new();
+    for facts in facts {
+        let pid = facts.pid;
+        let exe = files.place(pid, "program", &facts.exe);
+        let held = |at: usize| facts.mapped[at].map(|(file, _)| &facts.mapped_files[file]);
+        let sources = facts.vmas.iter().enumerate();
+        let sources = sources.map(|(at, vma)| files.mapping(pid, vma, held(at))).collect();
+        let table = files.table(facts)?;
+        let cwd = files.place(pid, "working directory", &facts.cwd);
+        let root = files.place(pid, "root directory", &facts.root);
+        described.push(Described { table, sources, exe, cwd, root });
+    }
+    Ok(described)
+}
+
+fn processes(
+    tree: &Tree,
+    facts: &[Facts],
+    described: &[Described],
+    machines: &[Vec<Machine>],
+    asked: &[Asked],
+    staging: &Staging,
+    steps: &Steps,
+) -> Result<(), DumpError> {
+    let put = |kind: ImageKind, id: u64, bytes: Vec<u8>| staging.put(&kind.file_name(id), &bytes);
+    let mut live = facts.iter().zip(described).zip(machines).zip(asked).enumerate();
+    for member in &tree.members {
+        steps.next("write the images of a process")?;
+        if member.is_zombie() {
+            let core = task::zombie(member);
+            let bytes = ImageBuilder::of_one(ImageKind::Core, &core);
+            put(ImageKind::Core, member.pid as u64, bytes)?;
+            continue;
+        }
+        let (place, (((facts, described), machines), asked)) =
+            live.next().expect("each live member has facts");
+        let pid = facts.pid as u64;
+        for (tid, core) in task::entries(member, facts, machines, asked) {
+            let bytes = ImageBuilder::of_one(ImageKind::Core, &core);
+            put(ImageKind::Core, tid as u64, bytes)?;
+        }
+        let ids: TaskKobjIdsEntry = identity::of(place);
+        put(ImageKind::Ids, pid, ImageBuilder::of_one(ImageKind::Ids, &ids))?;
+        let guards = pages::guards(facts)?;
+        let mm = memory::mm(facts, asked, described.exe, &described.sources, &guards);
+        put(ImageKind::Mm, pid, ImageBuilder::of_one(ImageKind::Mm, &mm))?;
+        let fs = FsEntry {
+            cwd_id: described.cwd,
+            root_id: described.root,
+            umask: Some(facts.leader().status.umask),
+        };
+        put(ImageKind::Fs, pid, ImageBuilder::of_one(ImageKind::Fs, &fs))?;
+        let mut table = ImageBuilder::new(ImageKind::Fdinfo);
+        described.table.iter().for_each(|entry| table.push(entry));
+        put(ImageKind::Fdinfo, ids.files_id.into(), table.into_bytes())?;
+    }
+    Ok(())
+}
+
+/// Images of the tree as a whole.
+fn whole(tree: &Tree, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+    steps.next("write the images of the tree")?;
+    let mut pstree = ImageBuilder::new(ImageKind::Pstree);
+    for member in &tree.members {
+        let parent = member.parent.map_or(0, |at| tree.members[at].pid);
+        let mut threads: Vec<u32> = member.threads.iter().map(|t| t.tid() as u32).collect();
+        if threads.is_empty() {
+            threads.push(member.pid as u32);
+        }
+        pstree.push(&PstreeEntry {
+            pid: member.pid as u32,
+            ppid: parent as u32,
+            pgid: member.stat.pgid as u32,
+            sid: member.stat.sid as u32,
+            threads,
+        });
+    }
+    staging.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
+    let seccomp = ImageBuilder::of_one(ImageKind::Seccomp, &SeccompEntry::default());
+    staging.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
+    let timens = ImageBuilder::of_one(ImageKind::Timens, &timens(tree.members[0].pid));
+    staging.put(&ImageKind::Timens.file_name(0), &timens)?;
+    let inventory = InventoryEntry {
+        img_version: IMAGE_VERSION,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(identity::own()),
+        ns_per_id: Some(true),
+        root_cg_set: Some(CGROUP_SET),
+        lsmtype: Some(0),
+        network_lock_method: Some(0),
+        plugins_entry: Some(PluginsEntry::default()),
+        dump_criu_run_id: Some(run_id()),
+        ..InventoryEntry::default()
+    };
+    let inventory = ImageBuilder::of_one(ImageKind::Inventory, &inventory);
+    staging.put(&ImageKind::Inventory.file_name(0), &inventory)
+}
+
+/// The clocks as the tree sees them, from which a restore by criu goes on.
+fn timens(root: i32) -> TimensEntry {
+    let own = offsets(std::process::id() as i32);
+    let theirs = offsets(root);
+    let now = |clock, index: usize| {
+        let time = nix::time::clock_gettime(clock).map_or(0, |time| nanoseconds(&time));
+        let time = time + theirs[index] - own[index];
+        Timespec {
+            tv_sec: time.div_euclid(NSEC_PER_SEC) as u64,
+            tv_nsec: time.rem_euclid(NSEC_PER_SEC) as u64,
+        }
+    };
+    TimensEntry {
+        monotonic: now(nix::time::ClockId::CLOCK_MONOTONIC, 0),
+        boottime: now(nix::time::ClockId::CLOCK_BOOTTIME, 1),
+    }
+}
+
+fn nanoseconds(time: &nix::sys::time::TimeSpec) -> i64 {
+    time.tv_sec() * NSEC_PER_SEC + time.tv_nsec()
+}
+
+/// Offsets of the monotonic and the boot-time clock of a process's time namespace, in nanoseconds.
+fn offsets(pid: i32) -> [i64; 2] {
+    let text = proc::read(pid, "timens_offsets").unwrap_or_default();
+    parse_offsets(&String::from_utf8_lossy(&text))
+}
+
+fn parse_offsets(text: &str) -> [i64; 2] {
+    let of = |clock: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(clock)).unwrap_or_default();
+        let mut words = line.split_whitespace().filter_map(|word| word.parse::<i64>().ok());
+        words.next().unwrap_or(0) * NSEC_PER_SEC + words.next().unwrap_or(0)
+    };
+    [of("monotonic"), of("boottime")]
+}
+
+/// A new identity for each dump, of the kernel's making.
+fn run_id() -> Vec<u8> {
+    let id = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    id.trim_ascii_end().to_vec()
+}
+
+fn statistics(
+    counts: &[Counts],
+    shared: Counts,
+    times: Times,
+    staging: &Staging,
+) -> Result<(), DumpError> {
+    let micros = |time: Duration| time.as_micros() as u32;
+    let frozen = times.begin.elapsed();
+    let dump = DumpStatsEntry {
+        freezing_time: micros(times.freezing),
+        frozen_time: micros(frozen),
+        memdump_time: micros(frozen.saturating_sub(times.freezing)),
+        memwrite_time: 0,
+        pages_scanned: counts.iter().map(|counts| counts.scanned).sum(),
+        pages_skipped_parent: 0,
+        pages_written: counts.iter().map(|counts| counts.written).sum(),
+        irmap_resolve: Some(0),
+        pages_lazy: 0,
+        shpages_scanned: Some(shared.scanned),
+        shpages_skipped_parent: Some(0),
+        shpages_written: Some(shared.written),
+        ..DumpStatsEntry::default()
+    };
+    let entry = StatsEntry { dump: Some(dump), restore: None };
+    let bytes = ImageBuilder::of_one(ImageKind::StatsDump, &entry);
+    staging.put(&ImageKind::StatsDump.file_name(0), &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_offsets;
+
+    #[test]
+    fn offsets_of_a_time_namespace_are_read() {
+        let text = "monotonic           -5       500000000\nboottime             7         0\n";
+        assert_eq!(parse_offsets(text), [-4_500_000_000, 7_000_000_000]);
+        assert_eq!(parse_offsets(""), [0, 0]);
+    }
+}
