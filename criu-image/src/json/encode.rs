@@ -116,7 +116,7 @@ impl Encoder {
                 number
             }
         };
-        open.ordered &= number >= open.last;
+        open.ordered &= number > open.last;
         open.last = number;
         self.spans.push(Span { number, begin, end: self.out.len() });
         Ok(())
