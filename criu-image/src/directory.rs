@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::error::ImageError;
 use crate::manifest::{BLOCK_BYTES, FileSum, Manifest, ManifestError};
+use crate::payload::file_size;
 
 /// A directory of images, with the manifest that was found in it.
 #[derive(Clone, Debug)]
@@ -27,7 +28,12 @@ impl ImageDir {
         if let Some(manifest) = &manifest {
             manifest.check_names(path).map_err(ImageError::Manifest)?;
         }
-        Ok(Self { path: path.to_owned(), manifest: manifest.map(Arc::new) })
+        Ok(Self::with(path, manifest))
+    }
+
+    /// A directory of which each image is compared with this manifest when it is read.
+    pub(crate) fn with(path: &Path, manifest: Option<Manifest>) -> Self {
+        Self { path: path.to_owned(), manifest: manifest.map(Arc::new) }
     }
 
     /// A directory whose files are taken as they are.
@@ -43,6 +49,13 @@ impl ImageDir {
     /// What a file must be like.
     pub(crate) fn sum(&self, name: &str) -> Option<&FileSum> {
         self.manifest.as_ref()?.files.get(name)
+    }
+
+    /// Length of a file in bytes, which must be that of the manifest.
+    pub(crate) fn size_of(&self, name: &str) -> Result<u64, ImageError> {
+        let size_bytes = file_size(&self.path.join(name), name)?;
+        self.sum(name).map_or(Ok(()), |sum| sum.check_len(name, size_bytes))?;
+        Ok(size_bytes)
     }
 
     /// Opens a file that is read in place.

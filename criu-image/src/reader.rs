@@ -11,7 +11,7 @@ use crate::error::ImageError;
 use crate::image::format::{COMMON_MAGIC, Format};
 use crate::kind::ImageKind;
 use crate::manifest::BLOCK_BYTES;
-use crate::payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record, check, decode, file_size};
+use crate::payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record, check, decode};
 
 /// An image in memory, and how far it has been read.
 #[derive(Debug)]
@@ -25,9 +25,8 @@ impl Image {
     /// Reads the file and checks its head.
     pub(crate) fn open(dir: &ImageDir, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
         let fail = |source| ImageError::Read { file: name.to_owned(), source };
-        let path = dir.path().join(name);
-        let len_bytes = file_size(&path, name)?;
-        let file = File::open(path).map_err(fail)?;
+        let len_bytes = dir.size_of(name)?;
+        let file = File::open(dir.path().join(name)).map_err(fail)?;
         if len_bytes > IMAGE_BYTES_MAX {
             return Err(ImageError::RecordTooLong {
                 file: name.to_owned(),

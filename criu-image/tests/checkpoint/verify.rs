@@ -235,7 +235,7 @@ fn maps_and_mounts_are_known() {
 }
 
 /// The checkpoint with GPUs, whose contents are left out of the fixtures, with contents made up.
-fn gpu_tree(dir: &Path) {
+pub(crate) fn gpu_tree(dir: &Path) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpu-tree");
     for file in std::fs::read_dir(fixtures).expect("fixtures") {
         let file = file.expect("a file");
