@@ -2,14 +2,14 @@
 //! against the manifest as they are read, where there is one.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::ImageError;
 use crate::manifest::{BLOCK_BYTES, FileSum, Manifest, ManifestError};
-use crate::payload::file_size;
+use crate::payload::{IMAGE_BYTES_MAX, file_size};
 
 /// A directory of images, with the manifest that was found in it.
 #[derive(Clone, Debug)]
@@ -56,6 +56,30 @@ impl ImageDir {
         let size_bytes = file_size(&self.path.join(name), name)?;
         self.sum(name).map_or(Ok(()), |sum| sum.check_len(name, size_bytes))?;
         Ok(size_bytes)
+    }
+
+    /// A whole file, compared with the manifest. Its head may be wrong.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, ImageError> {
+        let fail = |source| ImageError::Read { file: name.to_owned(), source };
+        let len_bytes = self.size_of(name)?;
+        if len_bytes > IMAGE_BYTES_MAX {
+            return Err(ImageError::RecordTooLong {
+                file: name.to_owned(),
+                offset_bytes: 0,
+                len_bytes,
+                limit_bytes: IMAGE_BYTES_MAX,
+            });
+        }
+        let file = File::open(self.path.join(name)).map_err(fail)?;
+        let mut bytes = Vec::with_capacity(len_bytes as usize);
+        file.take(len_bytes).read_to_end(&mut bytes).map_err(fail)?;
+        if let Some(sum) = self.sum(name) {
+            sum.check_len(name, bytes.len() as u64)?;
+            for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                sum.check(name, index, block)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Opens a file that is read in place.

@@ -40,7 +40,10 @@ pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
     ProcessMappings, ProcessRow, ProcessRuns, RunRow, View, ViewKind,
 };
-pub use gpu::{PrivateError, pack_kfd_private, unpack_kfd_private};
+pub use gpu::{
+    GPU_HEAD_BYTES, GPU_STATE_VERSION, GpuImages, KfdImage, PrivateError, drm_pages_name,
+    gpu_image, kfd_pages_name, pack_kfd_private, unpack_kfd_private,
+};
 pub use image::{ImageReader, ImageWriter, WriteError};
 pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,

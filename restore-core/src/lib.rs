@@ -23,6 +23,7 @@
 compile_error!("restore-core works on x86-64 Linux only");
 
 mod capture;
+mod contract;
 mod engine;
 mod files;
 mod host;
@@ -34,6 +35,7 @@ pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
     Leave, dump, keep,
 };
+pub use contract::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId, StepKind};
 pub use engine::{
     Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
 };

@@ -88,7 +88,10 @@ impl Checkpoint {
     /// # Errors
     /// [`ImageError`] names the file, the place in it and the reason of the first thing found.
     pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self, ImageError> {
-        load::Loader::new(ImageDir::open(dir.as_ref())?, Findings::default())?.checkpoint()
+        let dir = ImageDir::open(dir.as_ref())?;
+        let mut checkpoint = load::Loader::new(dir, Findings::default())?.checkpoint()?;
+        checkpoint.gpu = crate::gpu::read_images(&checkpoint)?;
+        Ok(checkpoint)
     }
 }
 

@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::checkpoint::{FINDINGS_MAX, gather};
+use crate::checkpoint::{Checkpoint, FINDINGS_MAX, Findings, gather};
 use crate::directory::ImageDir;
 use crate::error::ImageError;
+use crate::gpu::load_images as load_gpu_images;
 use crate::kind::ImageKind;
 use crate::manifest::Manifest;
 
@@ -69,7 +70,15 @@ fn examine(dir: ImageDir, damaged: &[ImageKind]) -> Result<Vec<ImageError>, Imag
     // An error here says that there are too many findings; those that there are suffice.
     let checked = references::check(&checkpoint, &mut findings)
         .and_then(|()| gpu::check(&checkpoint, &mut findings));
+    if findings.is_empty() {
+        findings.check(load_gpu_images(&checkpoint))?;
+    }
     let mut all = findings.into_all();
     all.extend(checked.err());
     Ok(all)
+}
+
+/// Checks the GPU images of a checkpoint; the first thing found is the error.
+pub(crate) fn check_gpu(checkpoint: &Checkpoint) -> Result<(), ImageError> {
+    gpu::check(checkpoint, &mut Findings::default())
 }

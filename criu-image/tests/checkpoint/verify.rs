@@ -5,9 +5,12 @@ use std::path::Path;
 use criu_image::record::{
     BpfmapDataEntry, BpfmapFileEntry, CriuKfd, CriuRenderNode, DrmBoEntry, ExtFileEntry, FdTypes,
     FileEntry, InetSkEntry, InventoryEntry, KfdBoEntry, MntEntry, PluginsEntry, PstreeEntry,
-    RegFileEntry, ScmEntry, SkPacketEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, UnixSkEntry,
+    RegFileEntry, ScmEntry, SkPacketEntry, ThawGpuEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry,
+    UnixSkEntry,
 };
-use criu_image::{ImageReader, pack_kfd_private, unpack_kfd_private, verify};
+use criu_image::{
+    ImageBuilder, ImageKind, ImageReader, pack_kfd_private, unpack_kfd_private, verify,
+};
 use prost::Message;
 
 use crate::draft::{CHILD, Draft, PROGRAM, ROOT, framed, head};
@@ -282,6 +285,23 @@ fn check_kfd(change: impl FnOnce(&Path, &mut CriuKfd), expected: &[&str]) {
 #[test]
 fn checkpoint_with_gpus_has_no_findings() {
     check_kfd(|_, _| {}, &[]);
+}
+
+/// The image is ours; a restorer relies on it.
+#[test]
+fn state_of_the_tree_agrees_with_images_of_the_plugin() {
+    let with = |version: u32| {
+        move |dir: &Path, _: &mut CriuKfd| {
+            let state = ThawGpuEntry { version, ..Default::default() };
+            let image = ImageBuilder::of_one(ImageKind::ThawGpu, &state);
+            std::fs::write(dir.join("thaw-gpu.img"), image).expect("room");
+        }
+    };
+    check_kfd(with(1), &["thaw-gpu.img, byte 8: file 0x13 is not listed"]);
+    check_kfd(
+        with(2),
+        &["thaw-gpu.img: GPU state of another version of thaw is not supported yet"],
+    );
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! The contract of a restore as code: which steps there are and which order they may have.
+//!
+//! Pure: no image is read here, no call made. The engine asks it what may go next; a trace is
+//! judged by it afterwards.
+
+mod outline;
+
+pub use outline::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId, StepKind};
