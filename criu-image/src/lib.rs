@@ -61,7 +61,7 @@ pub use write::ImageBuilder;
 
 #[cfg(test)]
 mod tests {
-    use crate::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, checkpoint, json, pages, wire};
+    use crate::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, checkpoint, explore, json, pages, wire};
 
     #[test]
     fn limits_in_the_readme_are_those_of_the_code() {
@@ -76,6 +76,7 @@ mod tests {
             ("| messages within messages", wire::DEPTH_MAX.to_string()),
             ("| a string in JSON", format!("{} MiB", json::HELD_BYTES_MAX >> 20)),
             ("| findings of `verify`", checkpoint::FINDINGS_MAX.to_string()),
+            ("| a name in a `View`", explore::LABEL_BYTES_MAX.to_string()),
             ("| checkpoints before a checkpoint", pages::PARENTS_MAX.to_string()),
         ] {
             assert!(row(what).contains(&format!(" {limit}")), "{what} {limit}: {}", row(what));

@@ -23,7 +23,7 @@ pub struct FileLabel {
 }
 
 /// `PATH_MAX`: a damaged image must not fill the screen with one name, again and again.
-const LABEL_BYTES_MAX: usize = 4096;
+pub(crate) const LABEL_BYTES_MAX: usize = 4096;
 
 /// What is shown of an open file: the entries themselves are a hundred times as large. Text is
 /// shared by all rows that show it.

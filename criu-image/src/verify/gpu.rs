@@ -120,7 +120,8 @@ impl Gpu<'_> {
                 .filter(|&id| id != 0)
                 .collect();
             self.count(&name, "GPUs", kfd.num_of_gpus.into(), gpus.len())?;
-            let mut saved: BTreeMap<u32, u64> = BTreeMap::new();
+            // The plugin may write a file for a GPU of which there is nothing to save.
+            let mut saved: BTreeMap<u32, u64> = gpus.iter().map(|&gpu| (gpu, 0)).collect();
             for bo in &kfd.bo_entries {
                 if !gpus.contains(&bo.gpu_id) {
                     let reason = format!("GPU {:#x} of a buffer is unknown", bo.gpu_id);

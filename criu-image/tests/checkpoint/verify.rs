@@ -351,6 +351,26 @@ fn contents_of_gpu_buffers_have_the_size_of_the_buffers() {
     check_kfd(add, &["amdgpu-pages-20-5a02.img belongs to nothing in this checkpoint"]);
 }
 
+/// CRIU's plugin writes a file for each GPU of a KFD file, with nothing but its head then.
+#[test]
+fn gpu_without_saved_buffers_may_have_a_file_of_contents() {
+    let with = |contents: Option<&'static [u8]>| {
+        move |dir: &Path, kfd: &mut CriuKfd| {
+            for bo in kfd.bo_entries.iter_mut().filter(|bo| bo.gpu_id == 0x5a02) {
+                bo.alloc_flags &= !3;
+            }
+            let path = dir.join("amdgpu-pages-19-5a02.img");
+            match contents {
+                Some(bytes) => std::fs::write(path, bytes).expect("room"),
+                None => std::fs::remove_file(path).expect("it is there"),
+            }
+        }
+    };
+    check_kfd(with(Some(&[0; 8])), &[]);
+    check_kfd(with(None), &[]);
+    check_kfd(with(Some(&[0; 9])), &["0 bytes of buffers are listed, it has 1"]);
+}
+
 #[test]
 fn files_of_the_plugin_belong_to_external_files() {
     let rename = |dir: &Path, _: &mut CriuKfd| {
