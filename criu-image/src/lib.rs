@@ -19,6 +19,7 @@ mod pages;
 mod payload;
 mod reader;
 mod schema;
+mod state;
 mod verify;
 mod wire;
 mod write;
@@ -55,6 +56,7 @@ pub use manifest::{
 };
 pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
 pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use state::state_text;
 pub use verify::verify;
 pub use wire::WireError;
 pub use write::ImageBuilder;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use gpu_kfd::DeviceKind;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
 use super::proc::{self, fdinfo::FdInfo, smaps::Vma, stat::Stat, status::Status};
 use super::steps::Steps;
 use super::tree::Member;
-use super::{DumpError, raw};
+use super::{DumpError, files, raw};
 use crate::remote::spawn::open_pidfd;
 
 /// Resources that `/proc/<pid>/limits` lists, in the kernel's numbering (`RLIM_NLIMITS`).
@@ -35,6 +36,8 @@ pub(crate) struct Held {
     pub(crate) stat: FileStat,
     /// What the kernel calls it.
     pub(crate) link: Vec<u8>,
+    /// Which device of a GPU it is, if it is one.
+    pub(crate) device: Option<DeviceKind>,
 }
 
 impl Held {
@@ -42,7 +45,8 @@ impl Held {
         let stat = fstat(&file)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let link = nix::fcntl::readlink(path.as_str())?.as_bytes().to_vec();
-        Ok(Self { file, stat, link })
+        let device = files::device_kind(&file, &stat, &link);
+        Ok(Self { file, stat, link, device })
     }
 
     /// Opens an entry of `/proc` that leads to a file, without opening the file itself.
@@ -124,6 +128,11 @@ impl Facts {
             cwd: Held::behind(pid, "cwd")?,
             root: Held::behind(pid, "root")?,
         })
+    }
+
+    /// Which device of a GPU a mapping shows, if it does.
+    pub(crate) fn device_at(&self, mapping: usize) -> Option<DeviceKind> {
+        self.mapped[mapping].and_then(|(file, _)| self.mapped_files[file].device)
     }
 
     /// The leader.

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::gpu::Paused;
 use super::proc::{self, stat::Stat};
 use super::steps::Steps;
 use super::task::{self, restart, restart::Slept};
-use super::{DumpError, Leave};
+use super::{DumpError, Leave, UndoError};
 use crate::remote::freeze::FreezeError;
 use crate::remote::tracee::Tracee;
 
@@ -48,6 +49,8 @@ impl Member {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     pub(crate) members: Vec<Member>,
+    /// Members whose GPU queues were stopped. They go on before their threads do.
+    pub(crate) paused: Paused,
 }
 
 impl Tree {
@@ -133,9 +136,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Lets every task go, as it was found. What fails is a task that has gone.
-    pub(crate) fn release(&mut self) -> Result<(), FreezeError> {
-        let mut result = Ok(());
+    /// Lets every task go, as it was found. What fails is a task that has gone, or a GPU.
+    pub(crate) fn release(&mut self) -> Result<(), UndoError> {
+        let mut result = self.paused.start_all().map_err(UndoError::from);
         for member in self.members.iter_mut().rev() {
             let slept = std::mem::take(&mut member.slept);
             for mut thread in member.threads.drain(..).rev() {
@@ -144,7 +147,7 @@ impl Tree {
                 }
                 let put_back = thread.put_back();
                 let released = put_back.and(thread.release());
-                result = result.and(released);
+                result = result.and(released.map_err(UndoError::from));
             }
         }
         result
@@ -152,16 +155,26 @@ impl Tree {
 
     /// Ends the dump as the caller wants it for the tree.
     pub(crate) fn conclude(&mut self, leave: Leave) -> Result<(), DumpError> {
+        // A tree that is killed takes its queues along.
+        if leave == Leave::Killed {
+            self.kill()?;
+            self.paused.forget();
+            return Ok(());
+        }
+        // Before any thread of it runs: a program must not see its queues stand still.
+        self.paused.start_all()?;
         match leave {
-            Leave::Running => {}
+            Leave::Running | Leave::Killed => {}
             Leave::Stopped => {
                 for member in self.members.iter().filter(|m| !m.is_zombie()) {
                     send(member.pid, libc::SIGSTOP)?;
                 }
             }
-            Leave::Killed => return self.kill(),
         }
-        self.release().map_err(DumpError::from)
+        self.release().map_err(|error| match error {
+            UndoError::Trace(error) => error.into(),
+            UndoError::Queues(error) => error.into(),
+        })
     }
 
     /// Kills the tree. Its parent sees it end, as upstream has it.

@@ -5,6 +5,7 @@
 //! refused. A new kind is a new file, and one line in [`FileTable::of_kind`].
 
 mod anonymous;
+mod device;
 mod epoll;
 mod memory;
 mod owner;
@@ -29,11 +30,14 @@ use super::steps::Steps;
 use super::{DumpError, DumpOptions};
 use crate::refusal::Refusal;
 
+pub(super) use device::{DeviceFile, DeviceFiles, kind as device_kind};
 pub(crate) use remap::Links;
 
 /// `FD_CLOEXEC` as the images store it.
 const FD_CLOEXEC: u32 = 1;
 const S_IFMT: u32 = libc::S_IFMT;
+/// Type of a file that an image of its own describes.
+const EXTERNAL: i32 = FdTypes::Ext as i32;
 
 /// Where an open file has been seen: a descriptor of a process, and its id.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,8 @@ pub(crate) struct FileTable<'a> {
     memories: memory::Memories,
     pipes: pipe::Pipes,
     remaps: remap::Remaps,
+    /// Device files of GPUs.
+    pub(crate) devices: DeviceFiles,
     pub(crate) refusals: Vec<Refusal>,
 }
 
@@ -90,6 +96,7 @@ impl<'a> FileTable<'a> {
             memories: memory::Memories::default(),
             pipes: pipe::Pipes::default(),
             remaps: remap::Remaps::default(),
+            devices: DeviceFiles::new(),
             refusals: Vec::new(),
         }
     }
@@ -114,13 +121,19 @@ impl<'a> FileTable<'a> {
                 None => self.add(facts, descriptor),
             };
             match id {
-                Ok(id) => table.push(FdinfoEntry {
-                    id,
-                    flags: if descriptor.info.close_on_exec() { FD_CLOEXEC } else { 0 },
-                    r#type: self.entries[id as usize - 1].r#type,
-                    fd: fd as u32,
-                    xattr_security_selinux: None,
-                }),
+                Ok(id) => {
+                    let kind = self.entries[id as usize - 1].r#type;
+                    if let (true, Some(device)) = (kind == EXTERNAL, descriptor.held.device) {
+                        device::note(&mut self.devices, id, device, pid, fd);
+                    }
+                    table.push(FdinfoEntry {
+                        id,
+                        flags: if descriptor.info.close_on_exec() { FD_CLOEXEC } else { 0 },
+                        r#type: kind,
+                        fd: fd as u32,
+                        xattr_security_selinux: None,
+                    });
+                }
                 Err(no) => self.refuse(pid, fd, &descriptor.held, no),
             }
         }
@@ -182,6 +195,9 @@ impl<'a> FileTable<'a> {
     ) -> Result<FileEntry, No> {
         let link = descriptor.held.link.as_slice();
         let path_only = descriptor.info.flags & libc::O_PATH as u32 != 0;
+        if descriptor.held.device.is_some() && !path_only {
+            return device::entry(id, descriptor);
+        }
         if let Some(kind) = link.strip_prefix(b"anon_inode:") {
             return match kind {
                 b"[eventfd]" => anonymous::eventfd(id, descriptor),
@@ -228,6 +244,7 @@ impl<'a> FileTable<'a> {
         };
         let is_memory = memory::is_memory(held);
         match self.by_path(held, is_memory) {
+            Ok(id) if held.device.is_some() => Source::Device(id),
             Ok(id) if is_memory => Source::Memory(id),
             Ok(id) => Source::File(id),
             Err(no) => {
@@ -255,6 +272,7 @@ impl<'a> FileTable<'a> {
         let place = self.entries.len();
         self.entries.push(FileEntry::default());
         let entry = match is_memory {
+            _ if held.device.is_some() => device::mapped_entry(id, held),
             true => memory::mapped_entry(&mut self.memories, id, held),
             false => regular::place_entry(self, id, held),
         };
