@@ -13,7 +13,6 @@ mod gpu;
 mod image;
 mod json;
 mod kind;
-mod listing;
 mod manifest;
 mod pages;
 mod payload;
@@ -35,7 +34,7 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use diff::{Difference, diff};
-pub use directory::{ImageDir, RawImage, damage};
+pub use directory::{ImageDir, ImageFile, RawImage, damage, images_in};
 pub use error::ImageError;
 pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
@@ -50,7 +49,6 @@ pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
 };
 pub use kind::ImageKind;
-pub use listing::{ImageFile, images_in};
 pub use manifest::{
     BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
 };

@@ -7,6 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod listing;
+
+pub use listing::{ImageFile, images_in};
+
 use crate::error::ImageError;
 use crate::manifest::{BLOCK_BYTES, FileSum, Manifest, ManifestError};
 use crate::payload::{IMAGE_BYTES_MAX, file_size};
