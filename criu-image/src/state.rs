@@ -49,7 +49,7 @@ pub fn state_text(checkpoint: &Checkpoint) -> io::Result<String> {
     text.files();
     text.gpus()?;
     for (shmid, pages) in &checkpoint.shmems {
-        let sum = text.pages(pages, 0, u64::MAX)?;
+        let sum = text.pages(pages, (0, u64::MAX), &[])?;
         text.line(format_args!("shared memory {shmid}: {sum}"));
     }
     Ok(text.out)
@@ -168,6 +168,36 @@ impl Names {
     }
 }
 
+/// Neighbours of private anonymous memory that are alike as one. The kernel keeps them apart or
+/// not by what was shared with a parent before; it makes no difference to a program.
+fn joined(vmas: Vec<VmaEntry>) -> Vec<VmaEntry> {
+    let mut joined: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
+    for vma in vmas {
+        let like = |vma: &VmaEntry| {
+            let status = vma.status & !vma_status::HEAP;
+            (vma.prot, vma.flags, status, vma.madv, vma.shmid)
+        };
+        if let Some(last) = joined.last_mut()
+            && last.end == vma.start
+            && vma.status & vma_status::ANON_PRIVATE != 0
+            && like(last) == like(&vma)
+        {
+            last.end = vma.end;
+            continue;
+        }
+        joined.push(vma);
+    }
+    joined
+}
+
+/// Where the kernel notes the processor that a thread runs on (`struct rseq` in linux/rseq.h:
+/// `cpu_id_start` and `cpu_id`, `node_id` and `mm_cid`), as ranges of addresses.
+fn kernels_words(body: &Body) -> Vec<(u64, u64)> {
+    let registered = body.threads.iter().filter_map(|thread| thread.core.rseq_entry.as_ref());
+    let areas = registered.map(|rseq| rseq.rseq_abi_pointer);
+    areas.flat_map(|area| [(area, area + 8), (area + 20, area + 28)]).collect()
+}
+
 /// A signal's default, as dumps write it.
 fn plain_action() -> SaEntry {
     SaEntry { compat_sigaction: Some(false), ..SaEntry::default() }
@@ -225,11 +255,11 @@ impl Text<'_> {
 
     fn memory(&mut self, pid: u32, body: &Body) -> io::Result<()> {
         let mut mm = body.mm.clone();
-        for vma in std::mem::take(&mut mm.vmas) {
+        for vma in joined(std::mem::take(&mut mm.vmas)) {
             let what = self.mapping(pid, &vma);
             let (start, end) = (vma.start, vma.end);
-            let sum = self.pages(&body.pages, start, end)?;
-            let (prot, flags, status) = (vma.prot, vma.flags, vma.status);
+            let sum = self.pages(&body.pages, (start, end), &kernels_words(body))?;
+            let (prot, flags, status) = (vma.prot, vma.flags, vma.status & !vma_status::HEAP);
             let madv = vma.madv.unwrap_or(0);
             self.line(format_args!(
                 "process {pid}: {start:#x}-{end:#x} {prot:#x} {flags:#x} {status:#x} {madv:#x} \
@@ -256,8 +286,13 @@ impl Text<'_> {
         }
     }
 
-    /// Checksum of all pages in a range that are not zero.
-    fn pages(&self, pages: &PageStore, start: u64, end: u64) -> io::Result<String> {
+    /// Checksum of all pages in a range that are not zero, without some ranges within.
+    fn pages(
+        &self,
+        pages: &PageStore,
+        (start, end): (u64, u64),
+        without: &[(u64, u64)],
+    ) -> io::Result<String> {
         if pages.runs.is_empty() {
             return Ok("-".to_owned());
         }
@@ -270,6 +305,12 @@ impl Text<'_> {
             for at in (from..to).step_by(PIECE_BYTES as usize) {
                 let mut bytes = vec![0; (to - at).min(PIECE_BYTES) as usize];
                 raw.read_exact_at(&mut bytes, run.offset_bytes + (at - run.start))?;
+                for address in without.iter().flat_map(|&(from, to)| from..to) {
+                    let place = address.checked_sub(at).map(|place| place as usize);
+                    if let Some(byte) = place.and_then(|place| bytes.get_mut(place)) {
+                        *byte = 0;
+                    }
+                }
                 for (index, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
                     if page.iter().any(|&byte| byte != 0) {
                         let address = at + index as u64 * PAGE_BYTES;

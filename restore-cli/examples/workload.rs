@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
@@ -59,14 +60,19 @@ fn main() {
     }
     let seed = u64::from(std::process::id());
     let memory: Vec<u64> = (0..mib << 17).map(|index| pattern(seed, index)).collect();
+    // A new thread first maps memory of its own: ready is who has only threads that count.
+    let begun = Arc::new(Barrier::new(threads + 1));
     for _ in 0..threads {
-        std::thread::spawn(|| {
+        let begun = Arc::clone(&begun);
+        std::thread::spawn(move || {
+            begun.wait();
             loop {
                 COUNTER.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
     }
+    begun.wait();
     serve(&status, &signals, &memory, seed);
 }
 

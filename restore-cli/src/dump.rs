@@ -79,7 +79,7 @@ fn settings(options: &Dump, abort: OwnedFd) -> DumpOptions {
         ignore_cgroups: options.ignore_cgroups,
         timeout: options.timeout,
         workers_max: options.workers_max,
-        fail_at: options.fail_at,
+        mishap: options.mishap,
         abort: Some(abort),
         ..DumpOptions::new(options.root, &options.images_dir)
     }

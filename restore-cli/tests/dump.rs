@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
@@ -34,24 +34,6 @@ fn marks(tree: &Tree) -> BTreeMap<String, String> {
     marks
 }
 
-/// The marks of a tree whose threads have all begun: a new one first maps memory of its own.
-fn settled_marks(tree: &Tree) -> BTreeMap<String, String> {
-    let begin = Instant::now();
-    let is_running = |task: fs::DirEntry| {
-        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R'))
-    };
-    let runs = |pid: &i32| {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        tasks.into_iter().any(is_running)
-    };
-    while tree.pids.iter().any(runs) {
-        assert!(begin.elapsed().as_secs() < 30, "some thread keeps running");
-        std::thread::yield_now();
-    }
-    marks(tree)
-}
-
 fn check_unharmed(tree: &mut Tree, before: &BTreeMap<String, String>, what: &str) {
     tree.wait_until_untraced();
     assert_eq!(&marks(tree), before, "{what}");
@@ -72,7 +54,7 @@ fn failure_at_any_step_leaves_the_tree_running_and_no_images() {
         let mut tree = Tree::start(dir, &SMALL);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = settled_marks(&tree);
+        let before = marks(&tree);
         let mut step = 0;
         loop {
             let at = step.to_string();
@@ -174,7 +156,7 @@ fn full_disk_is_a_clean_failure() {
         let mut tree = Tree::start(dir, &["2", "4", "1"]);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = settled_marks(&tree);
+        let before = marks(&tree);
         for kib in [64, 400, 3000, 6000] {
             let size = format!("size={kib}k");
             let tmpfs = Some("tmpfs");
@@ -197,7 +179,7 @@ fn what_cannot_be_captured_is_listed_and_left_running() {
         let mut tree = Tree::start(dir, &["socket"]);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = settled_marks(&tree);
+        let before = marks(&tree);
         let status = tree.dump_command(&images, &[]).status().expect("thaw runs");
         assert_eq!(status.code(), Some(4));
         let text = errors(&images.join("dump.log"));
@@ -213,26 +195,30 @@ fn what_cannot_be_captured_is_listed_and_left_running() {
 
 #[test]
 fn process_that_dies_meanwhile_harms_no_other() {
-    // Seen to hang or fail on a loaded machine: a known defect of the dump.
-    if std::env::var_os("THAW_KNOWN_DEFECTS").is_none() {
-        let reason =
-            "a death while the process carries out calls can hang the dump (not fixed yet)";
-        return support::skip("process_that_dies_meanwhile_harms_no_other", reason);
-    }
     live("process_that_dies_meanwhile_harms_no_other", |dir: &Path| {
         let rounds = 30u32;
         let mut failed = 0;
+        let mut whole = Duration::ZERO;
         for round in 0..rounds {
             let mut tree = Tree::start(dir, &SMALL);
+            if round == 0 {
+                // The moments are spread evenly over the time that a dump takes.
+                let images = dir.join("images-whole");
+                fs::create_dir(&images).expect("a folder");
+                let begin = Instant::now();
+                assert!(tree.dump_command(&images, &["-R"]).status().expect("runs").success());
+                whole = begin.elapsed();
+            }
             let images = dir.join(format!("images-{round}"));
             fs::create_dir(&images).expect("a folder");
             let victim = *tree.pids.last().expect("three processes");
             let mut dump = tree.dump_command(&images, &["-R"]).spawn().expect("thaw runs");
-            std::thread::sleep(std::time::Duration::from_micros(500) * round);
+            std::thread::sleep(whole * round / rounds);
             kill(Pid::from_raw(victim), Signal::SIGKILL).expect("it runs");
             let status = dump.wait().expect("thaw can be waited for");
             failed += usize::from(!status.success());
-            assert!(matches!(status.code(), Some(0 | 1)), "round {round}: {status}");
+            let what = format!("round {round}: {}", errors(&images.join("dump.log")));
+            assert!(matches!(status.code(), Some(0 | 1)), "{what}: {status}");
             assert_eq!(status.success(), checkpoint_is_whole(&images), "round {round}");
             let victims = tree.split_off(victim);
             tree.wait_until_untraced();
@@ -243,5 +229,90 @@ fn process_that_dies_meanwhile_harms_no_other() {
             let _ = fs::remove_file(dir.join("status"));
         }
         println!("{rounds} deaths, {failed} dumps failed of it");
+    });
+}
+
+#[test]
+fn process_that_is_dead_at_any_step_harms_no_other() {
+    live("process_that_is_dead_at_any_step_harms_no_other", |dir: &Path| {
+        let (mut step, mut failed, mut steps) = (0, 0, u32::MAX);
+        while step < steps {
+            let mut tree = Tree::start(dir, &SMALL);
+            let images = dir.join(format!("images-{step}"));
+            fs::create_dir(&images).expect("a folder");
+            let victim = tree.pids[1 + step as usize % 2]; // in turn the first child and the last
+            let at = format!("{step}:{victim}");
+            let mut dump = tree.dump_command(&images, &["-R", "--workers=1", "--kill-at", &at]);
+            let status = dump.status().expect("thaw runs");
+            let what = format!("step {step}: {}", errors(&images.join("dump.log")));
+            assert!(matches!(status.code(), Some(0 | 1)), "{what}: {status}");
+            assert_eq!(status.success(), checkpoint_is_whole(&images), "{what}");
+            if status.success() {
+                steps = steps.min(steps_of(&images));
+            } else {
+                assert!(what.contains(&format!("process {victim} ")), "{what}");
+                assert_eq!(images_in(&images), Vec::<String>::new(), "{what}");
+                failed += 1;
+            }
+            let victims = tree.split_off(victim);
+            tree.wait_until_untraced();
+            let answers = tree.ask();
+            assert!(answers.values().all(|answer| answer.intact), "{what}");
+            tree.kill();
+            victims.kill();
+            let _ = fs::remove_file(dir.join("status"));
+            let _ = fs::remove_dir_all(&images);
+            step += 1;
+        }
+        println!("{step} deaths, one at each step; {failed} dumps failed of it");
+        assert!(failed > 80, "{failed} are too few: something dies that is not asked for");
+    });
+}
+
+/// How many steps a dump has taken that succeeded.
+fn steps_of(images: &Path) -> u32 {
+    let log = fs::read_to_string(images.join("dump.log")).expect("a log");
+    let line = log.lines().find(|line| line.ends_with(" steps")).expect("it says so");
+    let number = line.split(' ').rev().nth(1).and_then(|word| word.parse().ok());
+    number.expect("a number of steps")
+}
+
+/// A version 2 control group of its own for a tree, if this machine has them.
+fn own_group(tree: &Tree) -> Option<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let group = Path::new(line.split(' ').nth(4)?).join(format!("thaw-test-{}", tree.root()));
+    fs::create_dir(&group).ok()?;
+    for pid in &tree.pids {
+        fs::write(group.join("cgroup.procs"), pid.to_string()).ok()?;
+    }
+    Some(group)
+}
+
+#[test]
+fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
+    let name = "tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again";
+    live(name, |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let Some(group) = own_group(&tree) else {
+            support::skip(name, "no control groups of version 2 can be made here");
+            return tree.kill();
+        };
+        let before = marks(&tree);
+        let frozen = || fs::read_to_string(group.join("cgroup.freeze")).expect("a switch");
+        for (round, args) in [&["-R", "--fail-at=40"][..], &["-R"][..]].into_iter().enumerate() {
+            let images = dir.join(format!("images-{round}"));
+            fs::create_dir(&images).expect("a folder");
+            // Its groups are not ours: without the option that is refused.
+            let refused = tree.dump_command(&images, &[]).status().expect("thaw runs");
+            assert_eq!(refused.code(), Some(4));
+            let args = [args, &["--manage-cgroups=ignore"]].concat();
+            let status = tree.dump_command(&images, &args).status().expect("thaw runs");
+            assert_eq!(status.success(), round == 1, "{}", errors(&images.join("dump.log")));
+            assert_eq!(frozen().trim(), "0");
+            check_unharmed(&mut tree, &before, &format!("round {round}"));
+        }
+        tree.kill();
+        fs::remove_dir(&group).expect("it is empty");
     });
 }

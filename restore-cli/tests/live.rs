@@ -134,9 +134,7 @@ fn stopped_on_request_is_stopped_until_continued() {
         tree.dump(&images, dumper);
         assert!(thaw(&images, &["--leave-stopped"]).success());
         for pid in &tree.pids {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it exists");
-            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-            assert_eq!(state, Some('T'), "process {pid}");
+            wait_for_stop(*pid);
         }
         for &pid in &tree.pids {
             kill(Pid::from_raw(pid), Signal::SIGCONT).expect("it exists");
@@ -163,6 +161,21 @@ fn attached_restore_passes_on_how_the_tree_ended() {
         let status = restorer.wait().expect("thaw can be waited for");
         assert_eq!(status.code(), Some(128 + 15));
     });
+}
+
+/// The stop takes effect before a process's first instruction, which may not have come yet.
+fn wait_for_stop(pid: i32) {
+    let begin = std::time::Instant::now();
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it exists");
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        match state {
+            Some('T') => return,
+            Some('R') => std::thread::yield_now(),
+            other => panic!("process {pid} is in state {other:?}"),
+        }
+        assert!(begin.elapsed().as_secs() < 30, "process {pid} does not stop");
+    }
 }
 
 /// Waits until a process has its own program again.

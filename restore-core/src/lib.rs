@@ -33,7 +33,7 @@ mod remote;
 
 pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
-    Leave, UndoError, UnpauseError, dump, keep,
+    Leave, Mishap, UndoError, UnpauseError, dump, keep,
 };
 pub use contract::{
     Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,

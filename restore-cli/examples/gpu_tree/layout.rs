@@ -38,6 +38,8 @@ pub(crate) enum Word {
     Hole { file: usize },
     Export { buffer: usize, name: String },
     Import { file: usize, name: String, views: Views },
+    KfdImport { gpu: usize, name: String },
+    Forget { buffer: usize },
     Keep { buffer: usize },
     Take { name: String },
     Queue { gpu: usize, size_bytes: u64 },
@@ -84,7 +86,9 @@ impl Layout {
         for word in self.processes.iter().flatten() {
             let (name, waits) = match word {
                 Word::Export { name, .. } => (name, 0),
-                Word::Import { name, .. } | Word::Take { name } => (name, 1),
+                Word::Import { name, .. } | Word::KfdImport { name, .. } | Word::Take { name } => {
+                    (name, 1)
+                }
                 _ => continue,
             };
             match names.iter_mut().find(|(known, _)| known == name) {
@@ -137,6 +141,8 @@ fn word(text: &str) -> Result<Word, String> {
         "hole" => Ok(Word::Hole { file: number(0)? }),
         "export" => Ok(Word::Export { buffer: number(0)?, name: field(1)?.to_owned() }),
         "import" => Ok(Word::Import { file: number(0)?, name: field(1)?.to_owned(), views }),
+        "kfdimport" => Ok(Word::KfdImport { gpu: number(0)?, name: field(1)?.to_owned() }),
+        "forget" => Ok(Word::Forget { buffer: number(0)? }),
         "keep" => Ok(Word::Keep { buffer: number(0)? }),
         "take" => Ok(Word::Take { name: field(0)?.to_owned() }),
         "queue" => {

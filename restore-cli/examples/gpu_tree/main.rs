@@ -18,6 +18,8 @@
 //!     hole:F           take a handle of render file F, to be given back when all is set up
 //!     export:B:NAME    pass buffer B to whoever imports or takes NAME, in any process
 //!     import:F:NAME    buffer of render file F that is what was passed
+//!     kfdimport:G:NAME buffer of the KFD on GPU G that is what was passed
+//!     forget:B         give buffer B back to the driver, and keep its mapping
 //!     keep:B           keep a dma-buf of buffer B open
 //!     take:NAME        keep what was passed open as a dma-buf
 //!     queue:G[:SIZE]   queue of the copy engine of GPU G that moves so much in each round

@@ -172,6 +172,11 @@ impl Process {
                 let dmabuf = passing.take(name)?;
                 self.import(*file, name, dmabuf, *views)?;
             }
+            Word::KfdImport { gpu, name } => {
+                let dmabuf = passing.take(name)?;
+                self.kfd_import(*gpu, dmabuf)?;
+            }
+            Word::Forget { buffer } => self.forget(*buffer)?,
             Word::Keep { buffer } => {
                 let dmabuf = self.export(*buffer)?;
                 let dmabuf = self.place(dmabuf)?;
@@ -349,6 +354,26 @@ impl Process {
         buffer.name = Some(name.to_owned());
         buffer.seed = seed_of_name(name);
         buffer.is_foreign = !views.cpu;
+        Ok(())
+    }
+
+    /// A buffer of the KFD that is looked at by nobody.
+    fn kfd_import(&mut self, gpu: usize, dmabuf: OwnedFd) -> Result<()> {
+        self.vm(gpu)?;
+        let (va, id) = (self.new_va(VA_STEP), self.gpus[gpu].id);
+        self.kfd()?.import_dmabuf(dmabuf.as_fd(), id, va)?;
+        Ok(())
+    }
+
+    fn forget(&mut self, buffer: usize) -> Result<()> {
+        let found =
+            self.buffers.get(buffer).ok_or_else(|| format!("there is no buffer {buffer}"))?;
+        match found.owner {
+            Owner::Kfd { handle } => self.kfd()?.free_memory(handle)?,
+            Owner::Gem { file, handle } => self.render(file)?.node.gem_close(handle)?,
+        }
+        // What is mapped there is nothing that could be looked at.
+        std::mem::forget(self.buffers.remove(buffer));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
-use restore_core::{GHOST_LIMIT_BYTES, Leave};
+use restore_core::{GHOST_LIMIT_BYTES, Leave, Mishap};
 
 use super::{Other, Treatment, ignores_cgroups, other, verbosity};
 
@@ -23,7 +23,7 @@ pub(crate) struct Dump {
     pub(crate) ignore_cgroups: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) workers_max: usize,
-    pub(crate) fail_at: Option<u32>,
+    pub(crate) mishap: Option<Mishap>,
     /// Options that would change the result and are not supported; the command fails, with a log.
     pub(crate) refused: Vec<String>,
 }
@@ -94,7 +94,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
         ignore_cgroups: false,
         timeout: None,
         workers_max: 0,
-        fail_at: None,
+        mishap: None,
         refused: Vec::new(),
     };
     while let Some(arg) = parser.next()? {
@@ -118,8 +118,11 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
                 dump.timeout = Some(Duration::from_secs(parser.value()?.parse()?));
             }
             Long("workers") => dump.workers_max = parser.value()?.parse()?,
-            // For the project's own tests: the step with this number fails.
-            Long("fail-at") => dump.fail_at = Some(parser.value()?.parse()?),
+            // For the project's own tests: what goes wrong, at the step with this number.
+            Long("fail-at") => {
+                dump.mishap = Some(Mishap::Fail { step: parser.value()?.parse()? });
+            }
+            Long("kill-at") => dump.mishap = Some(killing(&parser.value()?.string()?)?),
             Short('l') | Short('x') => drop(parser.optional_value()),
             Long(name) => {
                 let name = name.to_owned();
@@ -131,6 +134,14 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
     dump.images_dir = images_dir.ok_or("the directory for the images is missing (-D)")?;
     dump.root = root.filter(|&pid| pid > 0).ok_or("the root of the tree is missing (-t)")?;
     Ok(dump)
+}
+
+/// `STEP:PID`.
+fn killing(text: &str) -> Result<Mishap, lexopt::Error> {
+    let numbers = text.split_once(':').and_then(|(step, pid)| {
+        Some(Mishap::Kill { step: step.parse().ok()?, pid: pid.parse().ok()? })
+    });
+    numbers.ok_or_else(|| format!("{text:?} is not STEP:PID").into())
 }
 
 /// A size in bytes, or with one of the letters K, M, G.

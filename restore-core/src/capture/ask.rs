@@ -17,9 +17,11 @@ use super::steps::Steps;
 use super::tree::{Member, STOP_WAIT_MAX};
 use super::{DumpError, proc, raw};
 use crate::plan::find_between;
+use crate::remote::freeze::FreezeError;
 use crate::remote::region::{Region, SlotSize, region_bytes};
 use crate::remote::ring::Remote;
 use crate::remote::spawn::open_pidfd;
+use crate::remote::tracee::Tracee;
 
 /// Signals with an action of their own.
 const SIGNALS: i32 = 64;
@@ -33,6 +35,8 @@ const PR_GET_TID_ADDRESS: u64 = 40;
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 /// Timers asked for with one batch.
 const TIMERS_AT_ONCE: usize = 80;
+/// What errors call the call that maps the region.
+const MAP: &str = "map the region";
 /// Largest mapping that is searched for a `syscall` instruction.
 const CODE_BYTES_MAX: u64 = 64 << 20;
 
@@ -70,6 +74,7 @@ struct Seat {
     instruction: u64,
     base: u64,
     len_bytes: u64,
+    is_mapped: bool,
     remotes: Vec<Remote>,
     questions: Vec<Questions>,
 }
@@ -88,52 +93,79 @@ pub(crate) fn all(
     let sizes: Vec<u64> = facts.iter().map(|facts| region_bytes(slots(facts)) as u64).collect();
     let mut base = free_place(facts, sizes.iter().sum())?;
     let mut seats = Vec::new();
-    let mut result = Ok(());
     for ((&place, facts), len_bytes) in live.iter().zip(facts).zip(sizes) {
-        let seat = instruction(facts, steps).map(|instruction| Seat {
-            place,
-            instruction,
-            base,
-            len_bytes,
-            remotes: Vec::new(),
-            questions: Vec::new(),
-        });
+        let instruction = instruction(facts, steps)?;
+        let (is_mapped, remotes, questions) = (false, Vec::new(), Vec::new());
+        seats.push(Seat { place, instruction, base, len_bytes, is_mapped, remotes, questions });
         base += len_bytes;
-        result = match seat {
-            Ok(seat) => {
-                seats.push(seat);
-                let seat = seats.last_mut().expect("it was just pushed");
-                seat.take(&mut members[place], facts, steps)
-            }
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            break;
-        }
     }
-    let mut asked = Vec::new();
-    if result.is_ok() {
-        for (seat, facts) in seats.iter_mut().zip(facts) {
-            match seat.hear(&mut members[seat.place], facts, steps) {
-                Ok(said) => asked.push(said),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-    }
+    let asked = converse(&mut seats, members, facts, steps);
     // Put back whatever happened; the first error is the one that counts.
-    for seat in &seats {
-        for thread in members[seat.place].threads.iter().filter(|thread| thread.runs()) {
-            result = result.and(thread.halt().map_err(DumpError::from));
+    let left = leave(&mut seats, members).map_err(DumpError::from);
+    asked.and_then(|asked| left.map(|()| asked))
+}
+
+/// Every step is begun in all processes before it is waited for in the first.
+fn converse(
+    seats: &mut [Seat],
+    members: &mut [Member],
+    facts: &[Facts],
+    steps: &Steps,
+) -> Result<Vec<Asked>, DumpError> {
+    for seat in seats.iter_mut() {
+        steps.next("map the region in a process")?;
+        seat.begin(&mut members[seat.place])?;
+    }
+    for seat in seats.iter() {
+        steps.next("wait for a call to begin")?;
+        members[seat.place].threads[0].enter_call(steps.patience(STOP_WAIT_MAX))?;
+    }
+    for (seat, facts) in seats.iter_mut().zip(facts) {
+        seat.take(&mut members[seat.place], facts, steps)?;
+    }
+    let seats = seats.iter_mut().zip(facts);
+    seats.map(|(seat, facts)| seat.hear(&mut members[seat.place], facts, steps)).collect()
+}
+
+/// Waits until all threads have stopped, unmaps the regions, and puts every thread back.
+fn leave(seats: &mut [Seat], members: &mut [Member]) -> Result<(), FreezeError> {
+    let mut result = Ok(());
+    let mut note = |outcome: Result<(), FreezeError>| {
+        let is_ok = outcome.is_ok();
+        if let (Ok(()), Err(error)) = (&result, outcome) {
+            result = Err(error);
         }
+        is_ok
+    };
+    for seat in seats.iter() {
+        for thread in members[seat.place].threads.iter().filter(|thread| thread.runs()) {
+            note(thread.halt());
+        }
+    }
+    for seat in seats.iter_mut() {
+        let member = &mut members[seat.place];
+        let begun = seat.end_begun(&mut member.threads[0], STOP_WAIT_MAX);
+        let mut stopped = note(begun.map(drop));
+        for thread in member.threads.iter_mut().filter(|thread| thread.runs()) {
+            stopped &= note(thread.halted(STOP_WAIT_MAX));
+        }
+        if stopped && seat.is_mapped {
+            let args = [seat.base, seat.len_bytes, 0, 0, 0, 0];
+            let (nr, leader) = (libc::SYS_munmap, &mut member.threads[0]);
+            note(leader.start_call("unmap the region", seat.instruction, nr, args));
+        }
+    }
+    for seat in seats.iter() {
+        note(members[seat.place].threads[0].enter_call(STOP_WAIT_MAX));
     }
     for seat in seats {
-        let left = seat.leave(members);
-        result = result.and(left);
+        let member = &mut members[seat.place];
+        note(member.threads[0].finish_call(STOP_WAIT_MAX).map(drop));
+        for thread in &mut member.threads {
+            note(thread.put_back());
+        }
     }
-    result.map(|()| asked)
+    result
 }
 
 fn slots(facts: &Facts) -> Vec<SlotSize> {
@@ -177,21 +209,33 @@ fn instruction(facts: &Facts, steps: &Steps) -> Result<u64, DumpError> {
 }
 
 impl Seat {
-    /// Maps the region in the process and here, posts the questions, and lets every thread run.
-    fn take(&mut self, member: &mut Member, facts: &Facts, steps: &Steps) -> Result<(), DumpError> {
-        let pid = member.pid;
-        let limit = steps.patience(STOP_WAIT_MAX);
-        steps.next("map the region in a process")?;
+    /// Begins to map the region in the process.
+    fn begin(&mut self, member: &mut Member) -> Result<(), FreezeError> {
         let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let args = [self.base, self.len_bytes, prot as u64, flags as u64, u64::MAX, 0];
-        let what = "map the region";
-        let leader = &mut member.threads[0];
-        let got = leader.call(what, self.instruction, libc::SYS_mmap, args, limit)?;
-        if got as u64 != self.base {
-            self.len_bytes = 0; // nothing to unmap
-            let errno = Errno::from_raw(-got as i32);
-            return Err(DumpError::Os { what: "map the region", pid, errno });
+        member.threads[0].start_call(MAP, self.instruction, libc::SYS_mmap, args)
+    }
+
+    /// Waits for the call that was begun to map the region; its error is the value.
+    fn end_begun(&mut self, leader: &mut Tracee, limit: Duration) -> Result<Errno, FreezeError> {
+        if let Some(got) = leader.finish_call(limit)? {
+            self.is_mapped = got as u64 == self.base;
+            if !self.is_mapped {
+                return Ok(Errno::from_raw(-got as i32));
+            }
+        }
+        Ok(Errno::UnknownErrno)
+    }
+
+    /// Maps the region here too, posts the questions, and lets every thread run.
+    fn take(&mut self, member: &mut Member, facts: &Facts, steps: &Steps) -> Result<(), DumpError> {
+        let pid = member.pid;
+        steps.next("wait for the region of a process")?;
+        let limit = steps.patience(STOP_WAIT_MAX);
+        let errno = self.end_begun(&mut member.threads[0], limit)?;
+        if !self.is_mapped {
+            return Err(DumpError::Os { what: MAP, pid, errno });
         }
         steps.next("map the region of a process here")?;
         let (base, end) = (self.base, self.base + self.len_bytes);
@@ -243,26 +287,6 @@ impl Seat {
             asked.timers.extend(ask_timers(&mut self.remotes[0], timers)?);
         }
         Ok(asked)
-    }
-
-    /// Waits until all threads have stopped, unmaps the region, and puts every thread back.
-    fn leave(self, members: &mut [Member]) -> Result<(), DumpError> {
-        let member = &mut members[self.place];
-        let mut result = Ok(());
-        for thread in member.threads.iter_mut().filter(|thread| thread.runs()) {
-            result = result.and(thread.halted(STOP_WAIT_MAX));
-        }
-        if self.len_bytes != 0 && result.is_ok() {
-            let args = [self.base, self.len_bytes, 0, 0, 0, 0];
-            let (nr, leader) = (libc::SYS_munmap, &mut member.threads[0]);
-            let call = leader.call("unmap the region", self.instruction, nr, args, STOP_WAIT_MAX);
-            result = result.and(call.map(drop));
-        }
-        for thread in &mut member.threads {
-            let back = thread.put_back();
-            result = result.and(back);
-        }
-        result.map_err(DumpError::from)
     }
 }
 

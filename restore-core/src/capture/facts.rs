@@ -8,6 +8,7 @@ use gpu_kfd::DeviceKind;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
+use super::identity::{self, Namespaces};
 use super::proc::{self, fdinfo::FdInfo, smaps::Vma, stat::Stat, status::Status};
 use super::steps::Steps;
 use super::tree::Member;
@@ -27,6 +28,8 @@ pub(crate) struct ThreadFacts {
     pub(crate) status: Status,
     /// Scheduling policy, with the flag that children do not inherit it.
     pub(crate) policy: u32,
+    /// Its control groups, as `/proc` lists them.
+    pub(crate) groups: Vec<u8>,
 }
 
 /// An open file, directory or mapped file, held so that it can be looked at again.
@@ -88,6 +91,7 @@ pub(crate) struct Facts {
     pub(crate) exe: Held,
     pub(crate) cwd: Held,
     pub(crate) root: Held,
+    pub(crate) namespaces: Namespaces,
 }
 
 impl Facts {
@@ -105,7 +109,8 @@ impl Facts {
             let tid = thread.tid();
             let stat = Stat::of_thread(pid, tid)?;
             let policy = raw::scheduling_policy(tid).unwrap_or(stat.policy);
-            threads.push(ThreadFacts { tid, stat, status: Status::of(pid, tid)?, policy });
+            let (status, groups) = (Status::of(pid, tid)?, identity::groups(pid, tid)?);
+            threads.push(ThreadFacts { tid, stat, status, policy, groups });
         }
         let vmas = proc::smaps::of(pid)?;
         steps.next("look at mapped files")?;
@@ -127,6 +132,7 @@ impl Facts {
             exe: Held::behind(pid, "exe")?,
             cwd: Held::behind(pid, "cwd")?,
             root: Held::behind(pid, "root")?,
+            namespaces: identity::namespaces(pid)?,
         })
     }
 
@@ -154,7 +160,8 @@ fn mapped(pid: i32, vmas: &[Vma]) -> Result<Mapped, DumpError> {
             continue;
         }
         let name = format!("map_files/{:x}-{:x}", vma.start, vma.end);
-        let access = access(pid, &name)?;
+        // A private mapping needs no more, whatever the file was opened for.
+        let access = if vma.shared { access(pid, &name)? } else { libc::O_RDONLY as u32 };
         let key = (vma.dev, vma.inode, vma.name.as_slice());
         let index = match known.get(&key) {
             Some(&index) => index,

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
 use criu_image::record::TaskKobjIdsEntry;
 
@@ -15,16 +15,7 @@ use super::{DumpError, DumpOptions, proc};
 use crate::refusal::Refusal;
 
 /// Namespaces in the numbering of upstream's inventory.
-const NAMESPACES: [(&str, &str); 8] = [
-    ("pid", "pid"),
-    ("net", "network"),
-    ("ipc", "ipc"),
-    ("uts", "uts"),
-    ("time", "time"),
-    ("mnt", "mount"),
-    ("user", "user"),
-    ("cgroup", "cgroup"),
-];
+const NAMESPACES: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
 /// Ids of the dumper's own objects; those of the tree come after.
 const OWN_ID: u32 = 1;
 /// `SCHED_DEADLINE` (linux/sched.h).
@@ -33,7 +24,7 @@ const SCHED_DEADLINE: u32 = 6;
 /// Ids of the dumper's namespaces, which are the tree's too.
 pub(crate) fn own() -> TaskKobjIdsEntry {
     let id = |name: &str| {
-        let at = NAMESPACES.iter().position(|(entry, _)| *entry == name);
+        let at = NAMESPACES.iter().position(|other| *other == name);
         at.map(|at| at as u32 + 1)
     };
     TaskKobjIdsEntry {
@@ -61,8 +52,9 @@ pub(crate) fn of(place: usize) -> TaskKobjIdsEntry {
 /// Everything of these kinds that cannot be captured.
 pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refusal>, DumpError> {
     let mut refusals = Vec::new();
+    let own = namespaces(std::process::id() as i32)?;
     for one in facts {
-        namespaces(one, &facts[0], &mut refusals)?;
+        foreign(one, &facts[0], &own, &mut refusals);
         threads(one, &mut refusals)?;
     }
     shared(facts, &mut refusals)?;
@@ -72,34 +64,60 @@ pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refus
     Ok(refusals)
 }
 
-fn link(pid: i32, name: &str) -> Result<Vec<u8>, DumpError> {
-    let path = proc::path(pid, name);
-    match std::fs::read_link(&path) {
-        Ok(target) => Ok(target.as_os_str().as_bytes().to_vec()),
-        // A kernel without this kind of namespace.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(DumpError::Read { path, source }),
+/// Links of `/proc` to a process's namespaces, and what they are called. The last two are those
+/// that its children will be in.
+const LINKS: [(&str, &str); 10] = [
+    ("ns/pid", "pid"),
+    ("ns/net", "network"),
+    ("ns/ipc", "ipc"),
+    ("ns/uts", "uts"),
+    ("ns/time", "time"),
+    ("ns/mnt", "mount"),
+    ("ns/user", "user"),
+    ("ns/cgroup", "cgroup"),
+    ("ns/time_for_children", "time"),
+    ("ns/pid_for_children", "pid"),
+];
+/// Place of the time namespace in the list.
+const TIME: usize = 4;
+
+/// Where the links of a process lead.
+pub(crate) type Namespaces = [Vec<u8>; LINKS.len()];
+
+/// The namespaces of a process.
+pub(crate) fn namespaces(pid: i32) -> Result<Namespaces, DumpError> {
+    let mut found = Namespaces::default();
+    for ((entry, _), target) in LINKS.iter().zip(&mut found) {
+        let path = proc::path(pid, entry);
+        match std::fs::read_link(&path) {
+            Ok(link) => *target = link.into_os_string().into_vec(),
+            // A kernel without this kind of namespace.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(DumpError::Read { path, source }),
+        }
     }
+    Ok(found)
 }
 
-fn namespaces(facts: &Facts, root: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
-    let (pid, own) = (facts.pid, std::process::id() as i32);
-    let children = [("time_for_children", "time"), ("pid_for_children", "pid")];
-    for (entry, name) in NAMESPACES.into_iter().chain(children) {
+/// The control groups of a thread.
+pub(crate) fn groups(pid: i32, tid: i32) -> Result<Vec<u8>, DumpError> {
+    proc::read(pid, &format!("task/{tid}/cgroup"))
+}
+
+fn foreign(facts: &Facts, root: &Facts, own: &Namespaces, refusals: &mut Vec<Refusal>) {
+    for (at, (entry, name)) in LINKS.into_iter().enumerate() {
         // A restore by criu gives a tree clocks of its own: they may differ from ours, and are
-        // saved, but all of the tree must have the same.
-        let with = if name == "time" {
-            (root.pid, "ns/time".to_owned())
-        } else {
-            (own, format!("ns/{entry}"))
+        // saved, but all of the tree must have the same. Children are made in the same ones.
+        let wanted = match name {
+            "time" => &root.namespaces[TIME],
+            _ => &own[LINKS.iter().position(|(_, other)| *other == name).unwrap_or(at)],
         };
-        let entry = format!("ns/{entry}");
-        if link(pid, &entry)? != link(with.0, &with.1)? {
-            let refusal = Refusal::new(format!("{name} namespace of its own"), entry, pid as u32);
+        if facts.namespaces[at] != *wanted {
+            let what = format!("{name} namespace of its own");
+            let refusal = Refusal::new(what, entry, facts.pid as u32);
             refusals.push(refusal.with_help("dump it from inside, or with criu"));
         }
     }
-    Ok(())
 }
 
 fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
@@ -174,9 +192,8 @@ fn cgroups(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError
     let mut elsewhere: BTreeMap<Vec<u8>, Vec<u32>> = BTreeMap::new();
     for facts in facts {
         for thread in &facts.threads {
-            let theirs = proc::read(facts.pid, &format!("task/{}/cgroup", thread.tid))?;
-            if theirs != ours {
-                elsewhere.entry(theirs).or_default().push(facts.pid as u32);
+            if thread.groups != ours {
+                elsewhere.entry(thread.groups.clone()).or_default().push(facts.pid as u32);
             }
         }
     }

@@ -9,6 +9,7 @@
 mod ask;
 mod facts;
 mod files;
+mod freezer;
 mod gpu;
 mod identity;
 mod keeper;
@@ -30,6 +31,7 @@ use nix::errno::Errno;
 
 pub use gpu::UnpauseError;
 pub use keeper::{Ended, KeeperError, keep};
+pub use steps::Mishap;
 
 use crate::refusal::Refusal;
 use crate::remote::freeze::FreezeError;
@@ -74,8 +76,8 @@ pub struct DumpOptions {
     pub timeout: Option<Duration>,
     /// Most worker threads; 0 for as many as there are processors.
     pub workers_max: usize,
-    /// Number of the step that fails on purpose, for tests.
-    pub fail_at: Option<u32>,
+    /// What is to go wrong on purpose, for tests.
+    pub mishap: Option<Mishap>,
     /// Readable when the dump is to be given up.
     pub abort: Option<OwnedFd>,
 }
@@ -93,7 +95,7 @@ impl DumpOptions {
             ignore_cgroups: false,
             timeout: None,
             workers_max: 0,
-            fail_at: None,
+            mishap: None,
             abort: None,
         }
     }
@@ -131,6 +133,12 @@ pub enum DumpError {
     /// The first thread of a process has ended, others have not.
     #[error("the first thread of process {pid} has ended while others run")]
     LeaderGone {
+        /// The process.
+        pid: i32,
+    },
+    /// A process was killed while it was dumped.
+    #[error("process {pid} was killed while it was dumped")]
+    Died {
         /// The process.
         pid: i32,
     },
@@ -387,7 +395,7 @@ pub fn dump(
     mut options: DumpOptions,
     observe: &mut dyn FnMut(DumpEvent),
 ) -> Result<Dumped, Box<DumpFailure>> {
-    let steps = Steps::new(options.fail_at, options.timeout, options.abort.take());
+    let steps = Steps::new(options.mishap, options.timeout, options.abort.take());
     let mut tree = Tree::default();
     let result = carry_out(&options, &mut tree, &steps, observe);
     result.map_err(|error| {
@@ -402,17 +410,22 @@ fn carry_out(
     steps: &Steps,
     observe: &mut dyn FnMut(DumpEvent),
 ) -> Result<Dumped, DumpError> {
-    let staging = Staging::begin(&options.images)?;
+    let mut staging = Staging::begin(&options.images)?;
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
     let begin = Instant::now();
+    let group = freezer::Frozen::group_of(options.root);
     tree.freeze(options.root, steps)?;
+    drop(group); // every thread is held by us now
     let freezing = begin.elapsed();
     let processes = tree.members.len();
     let threads = tree.members.iter().map(|member| member.threads.len()).sum();
     observe(DumpEvent::Frozen { processes, threads });
     let times = write::Times { begin, freezing };
-    let links = write::all(options, tree, &staging, steps, times, observe)?;
+    let links = write::all(options, tree, staging.folder(), steps, times, observe);
+    // If one has died, that explains any error, and spoils what was read without one.
+    tree.check_held()?;
+    let links = links?;
     let bytes = staging.total_bytes();
     observe(DumpEvent::Written { bytes });
     steps.next("let the tree go, or put the images in place")?;

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use criu_image::{FileSum, ImageKind, MANIFEST_NAME, Manifest, Summer};
 
@@ -17,13 +17,49 @@ use super::{DumpError, raw};
 /// The one file without which the others are no checkpoint.
 const LAST: &str = "inventory.img";
 
-/// The folder, and the sums of what was written so far.
+/// The image directory while its images lie beside their place.
 #[derive(Debug)]
 pub(crate) struct Staging {
     dir: PathBuf,
-    temporary: PathBuf,
-    /// Each file once, when it is complete; workers add to it.
-    sums: Mutex<Manifest>,
+    folder: Folder,
+    /// What was written into the folder.
+    written: Receiver<(String, FileSum)>,
+    manifest: Manifest,
+}
+
+/// The hidden folder that images are written into; all workers do.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Each file once, when it is complete.
+    written: Sender<(String, FileSum)>,
+}
+
+impl Folder {
+    /// Writes a whole file.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), DumpError> {
+        let path = self.path.join(name);
+        fs::write(&path, bytes).map_err(|source| DumpError::Write { path, source })?;
+        self.record(name.to_owned(), FileSum::of(bytes));
+        Ok(())
+    }
+
+    /// Begins a file that is written piece by piece.
+    pub(crate) fn create(&self, name: &str) -> Result<Staged, DumpError> {
+        let path = self.path.join(name);
+        let file = File::create(&path).map_err(|source| DumpError::Write { path, source })?;
+        Ok(Staged { name: name.to_owned(), file, summer: Summer::default() })
+    }
+
+    /// Takes a file that is complete.
+    pub(crate) fn finish(&self, staged: Staged) {
+        self.record(staged.name, staged.summer.finish());
+    }
+
+    fn record(&self, name: String, sum: FileSum) {
+        // Whoever does not listen any more has given up the dump.
+        let _ = self.written.send((name, sum));
+    }
 }
 
 impl Staging {
@@ -44,64 +80,47 @@ impl Staging {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        let temporary = dir.join(format!(".thaw-dump-{}", std::process::id()));
-        let fail = |source| DumpError::Write { path: temporary.clone(), source };
-        let _ = fs::remove_dir_all(&temporary);
-        fs::create_dir(&temporary).map_err(fail)?;
-        Ok(Self { dir: dir.to_owned(), temporary, sums: Mutex::default() })
+        let path = dir.join(format!(".thaw-dump-{}", std::process::id()));
+        let fail = |source| DumpError::Write { path: path.clone(), source };
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).map_err(fail)?;
+        let (sender, written) = channel();
+        let folder = Folder { path, written: sender };
+        Ok(Self { dir: dir.to_owned(), folder, written, manifest: Manifest::default() })
     }
 
-    /// Writes a whole file.
-    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), DumpError> {
-        let path = self.temporary.join(name);
-        fs::write(&path, bytes).map_err(|source| DumpError::Write { path, source })?;
-        self.record(name.to_owned(), FileSum::of(bytes));
-        Ok(())
-    }
-
-    /// Begins a file that is written piece by piece.
-    pub(crate) fn create(&self, name: &str) -> Result<Staged, DumpError> {
-        let path = self.temporary.join(name);
-        let file = File::create(&path).map_err(|source| DumpError::Write { path, source })?;
-        Ok(Staged { name: name.to_owned(), file, summer: Summer::default() })
-    }
-
-    /// Takes a file that is complete.
-    pub(crate) fn finish(&self, staged: Staged) {
-        self.record(staged.name, staged.summer.finish());
-    }
-
-    fn record(&self, name: String, sum: FileSum) {
-        let mut sums = self.sums.lock().expect("nobody panics while holding it");
-        sums.files.insert(name, sum);
+    /// Where images are written.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Bytes of all complete files.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        let sums = self.sums.lock().expect("nobody panics while holding it");
-        sums.files.values().map(|sum| sum.len_bytes).sum()
+    pub(crate) fn total_bytes(&mut self) -> u64 {
+        self.manifest.files.extend(self.written.try_iter());
+        self.manifest.files.values().map(|sum| sum.len_bytes).sum()
     }
 
     /// Syncs everything and puts it in place.
     ///
     /// # Errors
     /// [`DumpError::Write`]; no image is in place then.
-    pub(crate) fn commit(self, steps: &Steps) -> Result<(), DumpError> {
-        let manifest = self.sums.lock().expect("nobody panics while holding it").clone();
-        let path = self.temporary.join(MANIFEST_NAME);
-        fs::write(&path, manifest.to_text())
+    pub(crate) fn commit(mut self, steps: &Steps) -> Result<(), DumpError> {
+        self.manifest.files.extend(self.written.try_iter());
+        let folder = &self.folder.path;
+        let path = folder.join(MANIFEST_NAME);
+        fs::write(&path, self.manifest.to_text())
             .map_err(|source| DumpError::Write { path: path.clone(), source })?;
-        let mut names: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
+        let mut names: Vec<&str> = self.manifest.files.keys().map(String::as_str).collect();
         names.push(MANIFEST_NAME);
         // All are on their way before the first is waited for.
         for name in &names {
-            if let Ok(file) = File::open(self.temporary.join(name)) {
+            if let Ok(file) = File::open(folder.join(name)) {
                 raw::begin_to_sync(&file);
             }
         }
         for name in &names {
             steps.next("sync an image")?;
-            let path = self.temporary.join(name);
+            let path = folder.join(name);
             sync(&path).map_err(|source| DumpError::Write { path, source })?;
         }
         names.sort_by_key(|name| *name == LAST);
@@ -109,7 +128,7 @@ impl Staging {
         let mut place = |name: &str| {
             steps.next("put an image in place")?;
             let path = self.dir.join(name);
-            let renamed = fs::rename(self.temporary.join(name), &path);
+            let renamed = fs::rename(folder.join(name), &path);
             renamed.map_err(|source| DumpError::Write { path: path.clone(), source })?;
             placed.push(path);
             Ok(())
@@ -128,7 +147,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.temporary);
+        let _ = fs::remove_dir_all(&self.folder.path);
     }
 }
 
@@ -153,12 +172,38 @@ pub(crate) struct Staged {
 impl Staged {
     /// Adds bytes at the end.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
-        self.summer.update(bytes);
-        self.file.write_all(bytes).map_err(|source| {
-            let path = PathBuf::from(&self.name);
-            DumpError::Write { path, source }
-        })
+        self.sum(bytes);
+        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
     }
+
+    /// Takes note of bytes that are written through [`Staged::another`].
+    pub(crate) fn sum(&mut self, bytes: &[u8]) {
+        self.summer.update(bytes);
+    }
+
+    /// The same file, to be written by another thread, which does not sum.
+    pub(crate) fn another(&self) -> Result<Outlet, DumpError> {
+        let file = self.file.try_clone().map_err(|source| failed(&self.name, source))?;
+        Ok(Outlet { name: self.name.clone(), file })
+    }
+}
+
+/// A file that another thread keeps the sums of.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    name: String,
+    file: File,
+}
+
+impl Outlet {
+    /// Adds bytes at the end.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
+    }
+}
+
+fn failed(name: &str, source: io::Error) -> DumpError {
+    DumpError::Write { path: PathBuf::from(name), source }
 }
 
 #[cfg(test)]
@@ -170,8 +215,8 @@ mod tests {
     fn images_are_absent_until_all_is_in_place() {
         let dir = tempfile::tempdir().expect("a folder");
         let staging = Staging::begin(dir.path()).expect("an empty folder");
-        staging.put("core-1.img", b"core").expect("room");
-        staging.put(LAST, b"inventory").expect("room");
+        staging.folder().put("core-1.img", b"core").expect("room");
+        staging.folder().put(LAST, b"inventory").expect("room");
         let images = || {
             let entries = std::fs::read_dir(dir.path()).expect("a folder").flatten();
             let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
@@ -189,7 +234,7 @@ mod tests {
     fn dump_that_ends_early_leaves_nothing() {
         let dir = tempfile::tempdir().expect("a folder");
         let staging = Staging::begin(dir.path()).expect("an empty folder");
-        staging.put(LAST, b"inventory").expect("room");
+        staging.folder().put(LAST, b"inventory").expect("room");
         drop(staging);
         assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
     }

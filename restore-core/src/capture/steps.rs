@@ -9,13 +9,30 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::DumpError;
+use super::{DumpError, proc};
+
+/// What goes wrong on purpose at one step, so that tests can go through all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// The step with this number fails.
+    Fail {
+        /// Its number, from 0.
+        step: u32,
+    },
+    /// Before the step with this number a process is killed; the step begins when it is dead.
+    Kill {
+        /// Its number, from 0.
+        step: u32,
+        /// The process.
+        pid: i32,
+    },
+}
 
 /// What may end a dump early. Borrowed by all its threads.
 #[derive(Debug)]
 pub(crate) struct Steps {
     taken: AtomicU32,
-    fail_at: Option<u32>,
+    mishap: Option<Mishap>,
     deadline: Option<(Instant, Duration)>,
     /// Readable when whoever started the dump has gone.
     abort: Option<OwnedFd>,
@@ -23,12 +40,12 @@ pub(crate) struct Steps {
 
 impl Steps {
     pub(crate) fn new(
-        fail_at: Option<u32>,
+        mishap: Option<Mishap>,
         timeout: Option<Duration>,
         abort: Option<OwnedFd>,
     ) -> Self {
         let deadline = timeout.map(|limit| (Instant::now() + limit, limit));
-        Self { taken: AtomicU32::new(0), fail_at, deadline, abort }
+        Self { taken: AtomicU32::new(0), mishap, deadline, abort }
     }
 
     /// Before a step; `what` names it.
@@ -37,8 +54,12 @@ impl Steps {
     /// [`DumpError::Aborted`], [`DumpError::Timeout`], or the injected one.
     pub(crate) fn next(&self, what: &'static str) -> Result<(), DumpError> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        if self.fail_at == Some(number) {
-            return Err(DumpError::Injected { step: number, what });
+        match self.mishap {
+            Some(Mishap::Fail { step }) if step == number => {
+                return Err(DumpError::Injected { step, what });
+            }
+            Some(Mishap::Kill { step, pid }) if step == number => kill(pid),
+            _ => {}
         }
         self.look()
     }
@@ -68,5 +89,13 @@ impl Steps {
     /// Steps taken so far.
     pub(crate) fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// Kills a process and waits until it is dead.
+fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+    while proc::stat::Stat::of(pid).is_ok_and(|stat| !stat.is_zombie()) {
+        std::thread::yield_now();
     }
 }

@@ -5,20 +5,26 @@
 //! look at the whole tree that finds nothing new.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::gpu::Paused;
 use super::proc::{self, stat::Stat};
 use super::steps::Steps;
 use super::task::{self, restart, restart::Slept};
-use super::{DumpError, Leave, UndoError};
+use super::{DumpError, Leave, UndoError, memory};
 use crate::remote::freeze::FreezeError;
 use crate::remote::tracee::Tracee;
 
 /// Longest wait for a task to stop. One in an uninterruptible call cannot; NFS takes seconds.
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a killed tree: the kernel frees its memory first. It is dead by then, so a
+/// task that takes longer is no error.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const END_LOOK_PERIOD: Duration = Duration::from_micros(200);
 /// Rounds of looking for new tasks. A tree that outruns this many forks without end.
 const ROUNDS_MAX: usize = 1000;
 
@@ -120,7 +126,10 @@ impl Tree {
                     // The leader comes first; its id is the lowest to be listed only mostly.
                     member.threads.sort_by_key(|thread| thread.tid() != member.pid);
                     if !member.is_zombie() && member.threads[0].tid() != member.pid {
-                        return Err(DumpError::LeaderGone { pid: member.pid });
+                        let pid = member.pid;
+                        let live = member.threads.iter().all(Tracee::is_held);
+                        let (gone, died) = (DumpError::LeaderGone { pid }, DumpError::Died { pid });
+                        return Err(if live { gone } else { died });
                     }
                     index += 1;
                 }
@@ -134,6 +143,19 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// Checks that every process is held since it was stopped: what was read of one that was killed
+    /// meanwhile may have been read of a process that was being taken apart.
+    ///
+    /// # Errors
+    /// [`DumpError::Died`].
+    pub(crate) fn check_held(&self) -> Result<(), DumpError> {
+        let dead = |member: &&Member| !member.threads.iter().all(Tracee::is_held);
+        match self.members.iter().find(dead) {
+            Some(member) => Err(DumpError::Died { pid: member.pid }),
+            None => Ok(()),
+        }
     }
 
     /// Lets every task go, as it was found. What fails is a task that has gone, or a GPU.
@@ -177,10 +199,32 @@ impl Tree {
         })
     }
 
-    /// Kills the tree. Its parent sees it end, as upstream has it.
+    /// Kills the tree, and waits until it is gone but for its exit statuses: who restores it next
+    /// needs its ids and its GPU memory. Its parent sees it end, as upstream has it.
     fn kill(&self) -> Result<(), DumpError> {
-        let live = self.members.iter().filter(|member| !member.is_zombie());
-        live.map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)
+        let live = || self.members.iter().filter(|member| !member.is_zombie());
+        live().map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)?;
+        let begin = Instant::now();
+        let mut left: Vec<i32> =
+            live().flat_map(|member| &member.threads).map(Tracee::tid).collect();
+        while !left.is_empty() && begin.elapsed() < END_WAIT_MAX {
+            // Its tracer sees each thread end; what is then no child of ours is its parent's.
+            left.retain(|&tid| !has_ended(tid));
+            if !left.is_empty() {
+                std::thread::sleep(END_LOOK_PERIOD);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a killed thread that we trace has ended.
+fn has_ended(tid: i32) -> bool {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+    match waitpid(Pid::from_raw(tid), flags) {
+        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => true,
+        Ok(_) => false,
     }
 }
 
@@ -188,17 +232,25 @@ impl Tree {
 /// signal had come: those are made again.
 fn resume_call(thread: &mut Tracee, slept: &BTreeMap<i32, Slept>) {
     let mut regs = *thread.registers();
-    // A time given by a pointer could be set right in images only: `EINTR` is what it is, then.
-    if !restart::ended_by_stop(&regs) || restart::points_to_time(&regs) {
+    if !restart::ended_by_stop(&regs) {
         return;
     }
     let pending = |shared| thread.pending_signals(shared).unwrap_or_default();
     let mask = thread.signal_mask();
     let due = task::is_due(&pending(false), mask) || task::is_due(&pending(true), mask);
-    if !due {
-        let slept = slept.get(&thread.tid()).copied();
-        let known = restart::Known { slept, signal: false, word: &|_| None };
-        restart::rewind(&mut regs, &known);
+    if due {
+        return;
+    }
+    let tid = thread.tid();
+    let slept = slept.get(&tid).map(Slept::until_now);
+    let word = |address| memory::word_at(tid, address);
+    let patch = restart::rewind(&mut regs, &restart::Known { slept, signal: false, word: &word });
+    // Without the rest of its time the call would last too long: then it is `EINTR`.
+    let ready = match patch {
+        Some(patch) => thread.write(patch.address, &patch.bytes).is_ok(),
+        None => !restart::points_to_time(thread.registers()),
+    };
+    if ready {
         thread.go_on_with(regs);
     }
 }
@@ -255,22 +307,18 @@ fn out_of_reach(pid: i32, tid: i32) -> DumpError {
     }
 }
 
-/// Waits until the threads that were seized have stopped. One that ends meanwhile is dropped.
+/// Waits until the threads that were seized have stopped. One that ends meanwhile is dropped: the
+/// first thread last, since its end is told after that of all others.
 fn settle_new(member: &mut Member, steps: &Steps) -> Result<(), DumpError> {
-    let mut index = 0;
-    while index < member.threads.len() {
+    for index in (0..member.threads.len()).rev() {
         let thread = &mut member.threads[index];
         if thread.is_settled() {
-            index += 1;
             continue;
         }
         steps.next("wait for a thread to stop")?;
         match thread.settle(steps.patience(STOP_WAIT_MAX)) {
-            Ok(group) => {
-                member.stopped_by = member.stopped_by.or(group);
-                index += 1;
-            }
-            Err(FreezeError::Unexpected { .. })
+            Ok(group) => member.stopped_by = member.stopped_by.or(group),
+            Err(FreezeError::Unexpected { .. } | FreezeError::Died { .. })
             | Err(FreezeError::Refused { errno: Errno::ESRCH | Errno::ECHILD, .. }) => {
                 member.threads.remove(index);
             }

@@ -15,8 +15,11 @@ use criu_image::{ImageBuilder, ImageKind};
 use super::ask::{self, Asked};
 use super::facts::Facts;
 use super::files::{FileTable, Links};
-use super::memory::{self, Source, pages, pages::Counts};
-use super::staging::Staging;
+use super::memory::{
+    self, Source,
+    pages::{self, Counts, Room},
+};
+use super::staging::Folder;
 use super::steps::Steps;
 use super::task::restart::Patch;
 use super::task::{self, CGROUP_SET, Machine};
@@ -53,7 +56,7 @@ struct Described {
 pub(crate) fn all(
     options: &DumpOptions,
     tree: &mut Tree,
-    staging: &Staging,
+    folder: &Folder,
     steps: &Steps,
     times: Times,
     observe: &mut dyn FnMut(DumpEvent),
@@ -82,19 +85,29 @@ pub(crate) fn all(
     observe(DumpEvent::Read);
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
-    let live: Vec<usize> = (0..facts.len()).collect();
-    let counts = spread(options, &live, |&at, buffer| {
-        let patches: Vec<Patch> = machines[at].iter().filter_map(Machine::patch).collect();
-        pages::save(&facts[at], &patches, staging, at as u32 + 1, buffer, steps)
-    })?;
-    processes(tree, &facts, &described, &machines, &asked, staging, steps)?;
+    let members = tree.members.iter().filter(|member| !member.is_zombie());
+    let parts = facts.iter().zip(&described).zip(&machines).zip(&asked);
+    let processes: Vec<Process<'_>> = members
+        .zip(parts)
+        .enumerate()
+        .map(|(place, (member, (((facts, described), machines), asked)))| Process {
+            place,
+            member,
+            facts,
+            described,
+            machines,
+            asked,
+        })
+        .collect();
+    let counts = spread(options, &processes, |process, room| process.save(folder, room, steps))?;
+    zombies(tree, folder, steps)?;
     if let Some(gpu) = &gpu {
-        gpu.write(options, staging, steps)?;
+        gpu.write(options, folder, steps)?;
     }
     let mut next_pages_id = facts.len() as u32 + 1;
-    let (links, shared) = files.write(staging, &mut next_pages_id, steps)?;
-    whole(tree, gpu.is_some(), staging, steps)?;
-    statistics(&counts, shared, times, staging)?;
+    let (links, shared) = files.write(folder, &mut next_pages_id, steps)?;
+    whole(tree, gpu.is_some(), folder, steps)?;
+    statistics(&counts, shared, times, folder)?;
     Ok(links)
 }
 
@@ -132,26 +145,23 @@ fn check_session(options: &DumpOptions, tree: &Tree) -> Result<(), DumpError> {
 }
 
 /// Does `work` for all items, spread over workers; the results come in the order of the items. Each
-/// worker has one buffer for all its work.
+/// worker has one room for all its work.
 fn spread<T: Sync, R: Send>(
     options: &DumpOptions,
     items: &[T],
-    work: impl Fn(&T, &mut Vec<u8>) -> Result<R, DumpError> + Sync,
+    work: impl Fn(&T, &mut Room) -> Result<R, DumpError> + Sync,
 ) -> Result<Vec<R>, DumpError> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let most = if options.workers_max == 0 { processors } else { options.workers_max };
     let workers = items.len().min(most);
-    if workers <= 1 {
-        let mut buffer = Vec::new();
-        return items.iter().map(|item| work(item, &mut buffer)).collect();
-    }
     let next = AtomicUsize::new(0);
     let run = || {
-        let (mut done, mut buffer) = (Vec::new(), Vec::new());
+        let (mut done, mut room) = (Vec::new(), Room::default());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return done };
-            let result = work(item, &mut buffer);
+            room.spare_processor = items.len() - index < most;
+            let result = work(item, &mut room);
             let failed = result.is_err();
             done.push((index, result));
             if failed {
@@ -188,27 +198,27 @@ fn describe(facts: &[Facts], files: &mut FileTable<'_>) -> Result<Vec<Described>
     Ok(described)
 }
 
-fn processes(
-    tree: &Tree,
-    facts: &[Facts],
-    described: &[Described],
-    machines: &[Vec<Machine>],
-    asked: &[Asked],
-    staging: &Staging,
-    steps: &Steps,
-) -> Result<(), DumpError> {
-    let put = |kind: ImageKind, id: u64, bytes: Vec<u8>| staging.put(&kind.file_name(id), &bytes);
-    let mut live = facts.iter().zip(described).zip(machines).zip(asked).enumerate();
-    for member in &tree.members {
+/// All that is known of one process.
+struct Process<'a> {
+    /// Its place among those that live.
+    place: usize,
+    member: &'a Member,
+    facts: &'a Facts,
+    described: &'a Described,
+    machines: &'a [Machine],
+    asked: &'a Asked,
+}
+
+impl Process<'_> {
+    /// Writes its memory and all its images.
+    fn save(&self, folder: &Folder, room: &mut Room, steps: &Steps) -> Result<Counts, DumpError> {
+        let Self { place, member, facts, described, machines, asked } = *self;
+        let patches: Vec<Patch> = machines.iter().filter_map(Machine::patch).collect();
+        let pages_id = place as u32 + 1;
+        let (counts, guards) = pages::save(facts, &patches, folder, pages_id, room, steps)?;
         steps.next("write the images of a process")?;
-        if member.is_zombie() {
-            let core = task::zombie(member);
-            let bytes = ImageBuilder::of_one(ImageKind::Core, &core);
-            put(ImageKind::Core, member.pid as u64, bytes)?;
-            continue;
-        }
-        let (place, (((facts, described), machines), asked)) =
-            live.next().expect("each live member has facts");
+        let put =
+            |kind: ImageKind, id: u64, bytes: Vec<u8>| folder.put(&kind.file_name(id), &bytes);
         let pid = facts.pid as u64;
         for (tid, core) in task::entries(member, facts, machines, asked) {
             let bytes = ImageBuilder::of_one(ImageKind::Core, &core);
@@ -216,7 +226,6 @@ fn processes(
         }
         let ids: TaskKobjIdsEntry = identity::of(place);
         put(ImageKind::Ids, pid, ImageBuilder::of_one(ImageKind::Ids, &ids))?;
-        let guards = pages::guards(facts)?;
         let mm = memory::mm(facts, asked, described.exe, &described.sources, &guards);
         put(ImageKind::Mm, pid, ImageBuilder::of_one(ImageKind::Mm, &mm))?;
         let fs = FsEntry {
@@ -228,12 +237,22 @@ fn processes(
         let mut table = ImageBuilder::new(ImageKind::Fdinfo);
         described.table.iter().for_each(|entry| table.push(entry));
         put(ImageKind::Fdinfo, ids.files_id.into(), table.into_bytes())?;
+        Ok(counts)
+    }
+}
+
+/// Images of the processes that have exited.
+fn zombies(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
+    for member in tree.members.iter().filter(|member| member.is_zombie()) {
+        steps.next("write the image of a zombie")?;
+        let bytes = ImageBuilder::of_one(ImageKind::Core, &task::zombie(member));
+        folder.put(&ImageKind::Core.file_name(member.pid as u64), &bytes)?;
     }
     Ok(())
 }
 
 /// Images of the tree as a whole.
-fn whole(tree: &Tree, has_gpus: bool, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+fn whole(tree: &Tree, has_gpus: bool, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
     steps.next("write the images of the tree")?;
     let mut pstree = ImageBuilder::new(ImageKind::Pstree);
     for member in &tree.members {
@@ -250,11 +269,11 @@ fn whole(tree: &Tree, has_gpus: bool, staging: &Staging, steps: &Steps) -> Resul
             threads,
         });
     }
-    staging.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
+    folder.put(&ImageKind::Pstree.file_name(0), &pstree.into_bytes())?;
     let seccomp = ImageBuilder::of_one(ImageKind::Seccomp, &SeccompEntry::default());
-    staging.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
+    folder.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
     let timens = ImageBuilder::of_one(ImageKind::Timens, &timens(tree.members[0].pid));
-    staging.put(&ImageKind::Timens.file_name(0), &timens)?;
+    folder.put(&ImageKind::Timens.file_name(0), &timens)?;
     let plugins = has_gpus.then(|| GPU_PLUGIN.to_vec()).into_iter().collect();
     let inventory = InventoryEntry {
         img_version: IMAGE_VERSION,
@@ -269,7 +288,7 @@ fn whole(tree: &Tree, has_gpus: bool, staging: &Staging, steps: &Steps) -> Resul
         ..InventoryEntry::default()
     };
     let inventory = ImageBuilder::of_one(ImageKind::Inventory, &inventory);
-    staging.put(&ImageKind::Inventory.file_name(0), &inventory)
+    folder.put(&ImageKind::Inventory.file_name(0), &inventory)
 }
 
 /// The clocks as the tree sees them, from which a restore by criu goes on.
@@ -319,7 +338,7 @@ fn statistics(
     counts: &[Counts],
     shared: Counts,
     times: Times,
-    staging: &Staging,
+    folder: &Folder,
 ) -> Result<(), DumpError> {
     let micros = |time: Duration| time.as_micros() as u32;
     let frozen = times.begin.elapsed();
@@ -340,7 +359,7 @@ fn statistics(
     };
     let entry = StatsEntry { dump: Some(dump), restore: None };
     let bytes = ImageBuilder::of_one(ImageKind::StatsDump, &entry);
-    staging.put(&ImageKind::StatsDump.file_name(0), &bytes)
+    folder.put(&ImageKind::StatsDump.file_name(0), &bytes)
 }
 
 #[cfg(test)]

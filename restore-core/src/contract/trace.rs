@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::{Graph, Wait};
-use super::outline::{Outline, StepId, StepKind};
+use super::outline::{DeviceStep, Outline, StepId, StepKind};
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +67,7 @@ pub struct TraceEvent {
     pub pid: i32,
     /// The step, if [`TraceStage::has_step`]; of contents, the step that made the buffers.
     pub step: Option<StepId>,
-    /// Number of the thread that did it; the process's worker, or of contents anyone.
+    /// Number of the thread that did it: the process's worker, but anyone for contents and resume.
     pub worker: usize,
     /// Begin, on a monotonic clock that all events share.
     pub begin_ns: u64,
@@ -86,7 +86,7 @@ pub struct Checked {
     pub processes: usize,
     /// Device steps that ended well.
     pub steps: usize,
-    /// Threads that worked for processes; those that only copied contents are not counted.
+    /// Threads that processes had as workers; who only copied or resumed is not counted.
     pub workers: usize,
     /// Pairs of device steps of different processes that went on at the same time.
     pub overlaps: u64,
@@ -260,9 +260,7 @@ impl<'a> Judge<'a> {
     /// Rule 4: a process has one worker for its life.
     fn workers(&self) -> Result<(), Box<Violation>> {
         let mut seen: BTreeMap<i32, &TraceEvent> = BTreeMap::new();
-        // The coordinator resumes queues, by pid; anybody copies contents.
-        let apart = |stage| matches!(stage, TraceStage::Contents | TraceStage::Resume);
-        for event in self.events.iter().filter(|event| !apart(event.stage)) {
+        for event in self.events.iter().filter(|event| !is_apart(event.stage)) {
             let first = *seen.entry(event.pid).or_insert(event);
             if first.worker != event.worker {
                 let names = (self.name(first), self.name(event));
@@ -323,7 +321,7 @@ impl<'a> Judge<'a> {
             }
         }
         let resumed: BTreeSet<i32> = self.of(TraceStage::Resume).map(|event| event.pid).collect();
-        let has_kfd: BTreeSet<i32> = self.steps_of(StepKind::Kfd).collect();
+        let has_kfd: BTreeSet<i32> = self.with_state().collect();
         if let Some(event) = self.of(TraceStage::Resume).find(|event| !has_kfd.contains(&event.pid))
         {
             let text = format!("{} has nothing to resume", self.name(event));
@@ -341,8 +339,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn steps_of(&self, kind: StepKind) -> impl Iterator<Item = i32> {
-        self.outline.steps.iter().filter(move |step| step.kind == kind).map(|step| step.pid)
+    /// Processes with state in the KFD, which always has buffers.
+    fn with_state(&self) -> impl Iterator<Item = i32> {
+        let has_state = |step: &&DeviceStep| step.kind == StepKind::Kfd && step.buffers > 0;
+        self.outline.steps.iter().filter(has_state).map(|step| step.pid)
     }
 
     fn once(&self, rule: u8, stage: TraceStage) -> Result<(), Box<Violation>> {
@@ -364,7 +364,7 @@ impl<'a> Judge<'a> {
             let own: Vec<_> = self.devices.range(chain.clone()).map(|(_, event)| *event).collect();
             overlaps(&own)
         });
-        let workers = self.events.iter().filter(|event| event.stage != TraceStage::Contents);
+        let workers = self.events.iter().filter(|event| !is_apart(event.stage));
         Checked {
             complete: released.len() == self.outline.processes.len(),
             processes: self.events.iter().map(|event| event.pid).collect::<BTreeSet<_>>().len(),
@@ -388,6 +388,12 @@ impl<'a> Judge<'a> {
             (stage, None) => format!("{} of {}", stage.name(), event.pid),
         }
     }
+}
+
+/// Whether others than the process's worker may do it: anybody copies contents, and queues are
+/// resumed by pid.
+fn is_apart(stage: TraceStage) -> bool {
+    matches!(stage, TraceStage::Contents | TraceStage::Resume)
 }
 
 fn broken(

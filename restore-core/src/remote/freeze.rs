@@ -53,6 +53,14 @@ pub enum FreezeError {
         /// The limit.
         seconds: u64,
     },
+    /// The task died instead of doing what was waited for.
+    #[error("{what}: task {tid} died")]
+    Died {
+        /// What was waited for.
+        what: &'static str,
+        /// Thread.
+        tid: i32,
+    },
     /// A system call made for the task at the very end failed.
     #[error("{what} of task {tid} failed: {errno}")]
     Call {

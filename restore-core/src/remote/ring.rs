@@ -478,9 +478,10 @@ pub(crate) fn prepare_slot(slot: &Slot, life: Life) {
     unsafe { slot.head().write(head) };
 }
 
-/// Whether a task has ended and waits to be collected. The pidfd of a process says nothing as long
-/// as another of its threads is such a one, which a tracer's threads are until it looks.
-fn is_zombie(tid: i32) -> bool {
+/// Whether a task has ended and waits to be collected; it stays so. The kernel tells of the end of
+/// a process (by its pidfd, and by `wait4` for its first thread) only when all other threads have
+/// been collected, which those of a tracer wait for.
+pub(super) fn is_zombie(tid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
 }

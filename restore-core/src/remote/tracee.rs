@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::freeze::{FreezeError, OPTION_SYSGOOD, PTRACE_SETSIGMASK, registers, request, xstate};
+use super::ring::is_zombie;
 
 /// `PTRACE_GETSIGMASK`, `PTRACE_PEEKSIGINFO` (linux/ptrace.h, Linux 3.11 and 3.10).
 const PTRACE_GETSIGMASK: u32 = 0x420a;
@@ -23,6 +24,8 @@ const SIGNALS_AT_ONCE: usize = 32;
 const SIGNALS_MAX: usize = 1 << 20;
 /// Looks for a stop this often before it sleeps: a running task stops within microseconds.
 const LOOKS_BEFORE_SLEEP: u32 = 40;
+/// Longest wait for the end of a task that was killed; writing a core file takes seconds.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest sleep between two looks; a stop ends it at once where SIGCHLD comes to this thread.
 const SLEEP_NS_MAX: i64 = 2_000_000;
 
@@ -62,6 +65,15 @@ pub(crate) struct Tracee {
     runs: bool,
     /// A stop signal came while our code ran; it is sent again at the end.
     stop_signal: Option<i32>,
+    /// The call that it makes for us.
+    call: Option<Call>,
+}
+
+/// A call that a task is making for us.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    what: &'static str,
+    entered: bool,
 }
 
 impl Tracee {
@@ -72,7 +84,8 @@ impl Tracee {
     pub(crate) fn seize(tid: i32) -> Result<Self, FreezeError> {
         request("seize", libc::PTRACE_SEIZE, tid, 0, OPTION_SYSGOOD)?;
         request("interrupt", libc::PTRACE_INTERRUPT, tid, 0, 0)?;
-        Ok(Self { tid, found: None, section: None, changed: false, runs: true, stop_signal: None })
+        let (found, section, stop_signal, call) = (None, None, None, None);
+        Ok(Self { tid, found, section, changed: false, runs: true, stop_signal, call })
     }
 
     /// Thread id.
@@ -186,35 +199,59 @@ impl Tracee {
         request("set signal mask", PTRACE_SETSIGMASK, self.tid, size_of::<u64>(), data)
     }
 
-    /// Has the stopped task make one system call by the `syscall` instruction at `instruction`.
+    /// Has the stopped task begin a system call by the `syscall` instruction at `instruction`.
+    /// [`Tracee::enter_call`] and [`Tracee::finish_call`] go on with it: so the calls of many tasks
+    /// are under way at once.
     ///
     /// # Errors
-    /// What stands in the way of the call; what the call itself returns is the value.
-    pub(crate) fn call(
+    /// What stands in the way of the call.
+    pub(crate) fn start_call(
         &mut self,
         what: &'static str,
         instruction: u64,
         nr: i64,
         args: [u64; 6],
-        limit: Duration,
-    ) -> Result<i64, FreezeError> {
+    ) -> Result<(), FreezeError> {
         let mut regs = *self.registers();
         regs.rip = instruction;
         regs.rax = nr as u64;
         regs.orig_rax = u64::MAX; // no call of its own is to be restarted
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
         self.set_registers(&regs)?;
-        for _ in 0..2 {
-            loop {
-                request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
-                match self.next_stop(what, limit)? {
-                    Stop::Call => break,
-                    Stop::Signal(signal) => self.stop_signal = Some(signal),
-                    Stop::Asked(_) => {}
-                }
-            }
+        request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+        self.call = Some(Call { what, entered: false });
+        Ok(())
+    }
+
+    /// Waits until the call that was begun has been entered.
+    pub(crate) fn enter_call(&mut self, limit: Duration) -> Result<(), FreezeError> {
+        if let Some(Call { what, entered: false }) = self.call {
+            self.reach_call_stop(what, limit)?;
+            request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+            self.call = Some(Call { what, entered: true });
         }
-        Ok(registers(self.tid)?.rax as i64)
+        Ok(())
+    }
+
+    /// Waits until the call that was begun has ended; what it returned, if one was begun.
+    pub(crate) fn finish_call(&mut self, limit: Duration) -> Result<Option<i64>, FreezeError> {
+        self.enter_call(limit)?;
+        let Some(Call { what, .. }) = self.call else { return Ok(None) };
+        self.reach_call_stop(what, limit)?;
+        self.call = None;
+        Ok(Some(registers(self.tid)?.rax as i64))
+    }
+
+    /// Waits for the begin or end of a call; whatever else stops the task comes first.
+    fn reach_call_stop(&mut self, what: &'static str, limit: Duration) -> Result<(), FreezeError> {
+        loop {
+            match self.next_stop(what, limit)? {
+                Stop::Call => return Ok(()),
+                Stop::Signal(signal) => self.stop_signal = Some(signal),
+                Stop::Asked(_) => {}
+            }
+            request(what, libc::PTRACE_SYSCALL, self.tid, 0, 0)?;
+        }
     }
 
     /// Lets the task run our code at `entry` with `slot` in the register that it looks for it in.
@@ -256,13 +293,35 @@ impl Tracee {
     }
 
     /// If something has stopped the task while it runs our code (only SIGSTOP can), lets it go on.
+    ///
+    /// # Errors
+    /// The task has died, among others.
     pub(crate) fn nudge(&mut self) -> Result<(), FreezeError> {
-        if let Some(status) = look("watch", self.tid)? {
-            match stop_of("watch", self.tid, status)? {
+        let what = "watch";
+        if let Some(status) = look(what, self.tid)? {
+            match stop_of(what, self.tid, status)? {
                 Stop::Signal(signal) => self.stop_signal = Some(signal),
                 Stop::Asked(_) | Stop::Call => {}
             }
-            request("go on", libc::PTRACE_CONT, self.tid, 0, 0)?;
+            return request("go on", libc::PTRACE_CONT, self.tid, 0, 0);
+        }
+        if is_zombie(self.tid) { Err(FreezeError::Died { what, tid: self.tid }) } else { Ok(()) }
+    }
+
+    /// Whether the task stands where we have stopped it. Only its death ends that without us, so
+    /// what was read of it before was true.
+    pub(crate) fn is_held(&self) -> bool {
+        let mut mask = 0u64;
+        let data = &raw mut mask as usize;
+        request("read signal mask", PTRACE_GETSIGMASK, self.tid, size_of::<u64>(), data).is_ok()
+    }
+
+    /// Writes to the stopped task's memory.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8; 16]) -> Result<(), FreezeError> {
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let word = usize::from_le_bytes(word.try_into().expect("eight bytes"));
+            let at = address as usize + index * size_of::<usize>();
+            request("write memory", libc::PTRACE_POKEDATA, self.tid, at, word)?;
         }
         Ok(())
     }
@@ -295,15 +354,26 @@ impl Tracee {
     }
 
     /// Lets the stopped task go, unless it has gone by itself. The kernel looks again whether a
-    /// call is to be restarted.
+    /// call is to be restarted. Its parent learns of its death only from then on: first threads are
+    /// let go after all others, or they cannot be.
     pub(crate) fn release(self) -> Result<(), FreezeError> {
-        request("detach", libc::PTRACE_DETACH, self.tid, 0, 0).or_else(gone)?;
+        if let Err(error) = request("detach", libc::PTRACE_DETACH, self.tid, 0, 0) {
+            return gone(error).and_then(|()| self.collect());
+        }
         if let Some(signal) = self.stop_signal {
             let signal = nix::sys::signal::Signal::try_from(signal).ok();
             // It has gone if this fails; then nothing is to be stopped.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.tid), signal);
         }
         Ok(())
+    }
+
+    /// Waits for the end of a task that is dying.
+    fn collect(&self) -> Result<(), FreezeError> {
+        match self.next_stop("collect", END_WAIT_MAX) {
+            Err(FreezeError::Unexpected { .. } | FreezeError::Died { .. }) => Ok(()),
+            other => other.map(drop).or_else(gone),
+        }
     }
 
     fn next_stop(&self, what: &'static str, limit: Duration) -> Result<Stop, FreezeError> {
@@ -319,6 +389,11 @@ impl Tracee {
             } else if begin.elapsed() > limit {
                 let seconds = limit.as_secs();
                 return Err(FreezeError::Overdue { what, tid: self.tid, seconds });
+            } else if is_zombie(self.tid) {
+                // Its end may have been told meanwhile.
+                let status = look(what, self.tid)?;
+                let died = Err(FreezeError::Died { what, tid: self.tid });
+                return status.map_or(died, |status| stop_of(what, self.tid, status));
             } else {
                 sleep_until_child();
             }

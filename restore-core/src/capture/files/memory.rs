@@ -13,7 +13,7 @@ use super::super::facts::{Descriptor, Held};
 use super::super::memory::pages::Counts;
 use super::super::memory::shared;
 use super::super::raw;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::{No, of_type, owner};
 
@@ -113,7 +113,7 @@ impl Memories {
     /// Writes the inodes and their contents.
     pub(super) fn write(
         &self,
-        staging: &Staging,
+        folder: &Folder,
         next_pages_id: &mut u32,
         steps: &Steps,
     ) -> Result<Counts, DumpError> {
@@ -128,11 +128,11 @@ impl Memories {
             image.push(inode);
             let pages_id = *next_pages_id;
             *next_pages_id += 1;
-            let saved = shared::save(file, inode.size, inode.shmid, staging, pages_id, steps)?;
+            let saved = shared::save(file, inode.size, inode.shmid, folder, pages_id, steps)?;
             counts.scanned += saved.scanned;
             counts.written += saved.written;
         }
-        staging.put(&ImageKind::MemfdInode.file_name(0), &image.into_bytes())?;
+        folder.put(&ImageKind::MemfdInode.file_name(0), &image.into_bytes())?;
         Ok(counts)
     }
 }

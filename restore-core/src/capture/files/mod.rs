@@ -25,7 +25,7 @@ use super::facts::{Descriptor, Facts, Held};
 use super::memory::{Source, is_anonymous_huge, pages::Counts};
 use super::proc::smaps::Vma;
 use super::raw::{self, Shared};
-use super::staging::Staging;
+use super::staging::Folder;
 use super::steps::Steps;
 use super::{DumpError, DumpOptions};
 use crate::refusal::Refusal;
@@ -117,8 +117,8 @@ impl<'a> FileTable<'a> {
                 continue;
             }
             let id = match self.known(facts.pid, descriptor)? {
-                Some(id) => Ok(id),
-                None => self.add(facts, descriptor),
+                Ok(id) => Ok(id),
+                Err(among) => self.add(facts, descriptor, among),
             };
             match id {
                 Ok(id) => {
@@ -153,24 +153,30 @@ impl<'a> FileTable<'a> {
         });
     }
 
-    /// The id of an open file that another descriptor has shown already.
-    fn known(&mut self, pid: i32, descriptor: &Descriptor) -> Result<Option<u32>, DumpError> {
-        let seen = self.open.get(&likeness(descriptor));
-        for seen in seen.into_iter().flatten() {
-            let (a, b) = ((pid, descriptor.fd), (seen.pid, seen.fd));
-            let order = raw::kcmp(Shared::File, a, b).map_err(|errno| DumpError::Os {
-                what: "compare descriptors",
-                pid,
-                errno,
-            })?;
-            if order == Ordering::Equal {
-                return Ok(Some(seen.id));
-            }
+    /// The id of an open file that another descriptor has shown already, or else its place among
+    /// those that are alike, which are in the kernel's order.
+    fn known(
+        &mut self,
+        pid: i32,
+        descriptor: &Descriptor,
+    ) -> Result<Result<u32, usize>, DumpError> {
+        let Some(alike) = self.open.get(&likeness(descriptor)) else { return Ok(Err(0)) };
+        let mut failed = None;
+        let found = alike.binary_search_by(|seen| {
+            let order = raw::kcmp(Shared::File, (seen.pid, seen.fd), (pid, descriptor.fd));
+            order.unwrap_or_else(|errno| {
+                failed = Some(errno);
+                Ordering::Equal
+            })
+        });
+        match failed {
+            Some(errno) => Err(DumpError::Os { what: "compare descriptors", pid, errno }),
+            None => Ok(found.map(|at| alike[at].id)),
         }
-        Ok(None)
     }
 
-    fn add(&mut self, facts: &Facts, descriptor: &Descriptor) -> Result<u32, No> {
+    /// Adds an open file at its place among those that are alike.
+    fn add(&mut self, facts: &Facts, descriptor: &Descriptor, among: usize) -> Result<u32, No> {
         let id = self.next_id();
         let place = self.entries.len();
         // Its place is taken first: a kind may add entries of its own behind it.
@@ -182,7 +188,7 @@ impl<'a> FileTable<'a> {
         })?;
         self.entries[place] = entry;
         let seen = Seen { pid: facts.pid, fd: descriptor.fd, id };
-        self.open.entry(likeness(descriptor)).or_default().push(seen);
+        self.open.entry(likeness(descriptor)).or_default().insert(among, seen);
         Ok(id)
     }
 
@@ -243,10 +249,13 @@ impl<'a> FileTable<'a> {
             format!("mapping {:#x}-{:#x} {name}", vma.start, vma.end)
         };
         let is_memory = memory::is_memory(held);
-        match self.by_path(held, is_memory) {
-            Ok(id) if held.device.is_some() => Source::Device(id),
-            Ok(id) if is_memory => Source::Memory(id),
-            Ok(id) => Source::File(id),
+        let source = match held.device {
+            Some(_) => self.by_device(held).map(Source::Device),
+            None if is_memory => self.by_path(held, true).map(Source::Memory),
+            None => self.by_path(held, false).map(Source::File),
+        };
+        match source {
+            Ok(source) => source,
             Err(no) => {
                 self.refuse_at(pid, place(), no);
                 Source::Anonymous
@@ -263,6 +272,16 @@ impl<'a> FileTable<'a> {
         })
     }
 
+    /// Each mapping of a device has an entry of its own: what processes map privately is no memory
+    /// that a child could have inherited, for which CRIU 4.2 takes mappings of one entry (it then
+    /// ends by a null pointer); and a descriptor that its plugin gives for a mapping is closed.
+    fn by_device(&mut self, held: &Held) -> Result<u32, No> {
+        let id = self.last_id + 1;
+        self.entries.push(device::mapped_entry(id, held)?);
+        self.last_id = id;
+        Ok(id)
+    }
+
     fn by_path(&mut self, held: &Held, is_memory: bool) -> Result<u32, No> {
         let key = (held.stat.st_dev, held.stat.st_ino, held.link.clone());
         if let Some(&id) = self.paths.get(&key) {
@@ -272,7 +291,6 @@ impl<'a> FileTable<'a> {
         let place = self.entries.len();
         self.entries.push(FileEntry::default());
         let entry = match is_memory {
-            _ if held.device.is_some() => device::mapped_entry(id, held),
             true => memory::mapped_entry(&mut self.memories, id, held),
             false => regular::place_entry(self, id, held),
         };
@@ -289,18 +307,18 @@ impl<'a> FileTable<'a> {
     /// be kept when the dump succeeds, and counts of the pages of shared memory.
     pub(crate) fn write(
         mut self,
-        staging: &Staging,
+        folder: &Folder,
         next_pages_id: &mut u32,
         steps: &Steps,
     ) -> Result<(Links, Counts), DumpError> {
-        let counts = self.memories.write(staging, next_pages_id, steps)?;
-        self.pipes.write(staging, steps)?;
-        let (links, entries) = self.remaps.write(staging, self.last_id, steps)?;
+        let counts = self.memories.write(folder, next_pages_id, steps)?;
+        self.pipes.write(folder, steps)?;
+        let (links, entries) = self.remaps.write(folder, self.last_id, steps)?;
         self.entries.extend(entries);
         steps.next("write the open files")?;
         let mut image = ImageBuilder::new(ImageKind::Files);
         self.entries.iter().for_each(|entry| image.push(entry));
-        staging.put(&ImageKind::Files.file_name(0), &image.into_bytes())?;
+        folder.put(&ImageKind::Files.file_name(0), &image.into_bytes())?;
         Ok((links, counts))
     }
 }

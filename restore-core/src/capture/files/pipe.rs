@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::super::facts::Descriptor;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::super::{DumpError, raw};
 use super::{FileTable, No, of_type, owner, regular};
@@ -68,7 +68,7 @@ fn hold(held: &mut BTreeMap<u32, OwnedFd>, id: u32, descriptor: &Descriptor) -> 
 
 impl Pipes {
     /// Writes the contents of all.
-    pub(super) fn write(&self, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+    pub(super) fn write(&self, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
         for (kind, pipes) in
             [(ImageKind::PipesData, &self.pipes), (ImageKind::FifoData, &self.fifos)]
         {
@@ -84,7 +84,7 @@ impl Pipes {
                 image.push(&PipeDataEntry { pipe_id, bytes: len, size });
                 image.push_raw(&bytes);
             }
-            staging.put(&kind.file_name(0), &image.into_bytes())?;
+            folder.put(&kind.file_name(0), &image.into_bytes())?;
         }
         Ok(())
     }

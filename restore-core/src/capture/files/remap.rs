@@ -21,7 +21,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{Whence, lseek};
 
 use super::super::facts::Held;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::super::{DumpError, DumpOptions, raw};
 use super::{No, S_IFMT, of_type, regular};
@@ -128,13 +128,13 @@ impl Remaps {
     /// Writes ghosts, makes links. Returns the links and the entries that name them.
     pub(super) fn write(
         mut self,
-        staging: &Staging,
+        folder: &Folder,
         mut last_id: u32,
         steps: &Steps,
     ) -> Result<(Links, Vec<FileEntry>), DumpError> {
         for ghost in self.ghosts.values() {
             steps.next("save a deleted file")?;
-            ghost.write(staging, steps)?;
+            ghost.write(folder, steps)?;
         }
         let mut links = Links::default();
         let mut entries = Vec::new();
@@ -158,7 +158,7 @@ impl Remaps {
             steps.next("write the remapped paths")?;
             let mut image = ImageBuilder::new(ImageKind::RemapFpath);
             self.entries.iter().for_each(|entry| image.push(entry));
-            staging.put(&ImageKind::RemapFpath.file_name(0), &image.into_bytes())?;
+            folder.put(&ImageKind::RemapFpath.file_name(0), &image.into_bytes())?;
         }
         Ok((links, entries))
     }
@@ -215,10 +215,10 @@ impl Ghost {
         Ok(Self { id, entry, contents })
     }
 
-    fn write(&self, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+    fn write(&self, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
         let name = ImageKind::GhostFile.file_name(self.id.into());
         let head = ImageBuilder::of_one(ImageKind::GhostFile, &self.entry);
-        let mut image = staging.create(&name)?;
+        let mut image = folder.create(&name)?;
         image.write(&head)?;
         if let Some(file) = &self.contents {
             let fail = |errno| DumpError::Ghost { id: self.id, errno };
@@ -248,7 +248,7 @@ impl Ghost {
                 at = hole;
             }
         }
-        staging.finish(image);
+        folder.finish(image);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use gpu_kfd::{
 use nix::errno::Errno;
 
 use super::super::DumpError;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 
 /// Bytes read, summed and written at a time, and the size of the buffer through which a copy engine
@@ -51,7 +51,7 @@ impl Image<'_> {
 pub(super) fn save(
     images: Vec<Image<'_>>,
     workers_max: usize,
-    staging: &Staging,
+    folder: &Folder,
     steps: &Steps,
 ) -> Result<(), DumpError> {
     let images = in_turns(images);
@@ -60,7 +60,7 @@ pub(super) fn save(
     let run = || {
         let mut copier = Copier::default();
         while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-            copier.save(image, staging, steps).inspect_err(|_| {
+            copier.save(image, folder, steps).inspect_err(|_| {
                 next.store(images.len(), Ordering::Relaxed); // the others need not begin
             })?;
         }
@@ -118,18 +118,13 @@ enum Engine {
 }
 
 impl Copier {
-    fn save(
-        &mut self,
-        image: &Image<'_>,
-        staging: &Staging,
-        steps: &Steps,
-    ) -> Result<(), DumpError> {
+    fn save(&mut self, image: &Image<'_>, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
         let fail = |source: ContentsError| {
             let (pid, image) = (image.pid, image.name.clone());
             DumpError::Contents { pid, image, source: Box::new(source) }
         };
         steps.next("create an image of buffer contents")?;
-        let mut staged = staging.create(&image.name)?;
+        let mut staged = folder.create(&image.name)?;
         staged.write(&image.size_bytes().to_le_bytes())?;
         let gpu = match self.gpus.entry(image.minor) {
             Entry::Occupied(gpu) => gpu.into_mut(),
@@ -151,7 +146,7 @@ impl Copier {
                 at += len as u64;
             }
         }
-        staging.finish(staged);
+        folder.finish(staged);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use gpu_kfd::uapi::criu::PRIVATE_VERSION;
 use gpu_kfd::uapi::kfd::alloc;
 
 use super::super::DumpError;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::contents::{Image, Part};
 use super::kfd::{KfdFile, KfdState};
@@ -58,7 +58,7 @@ pub(super) fn contents(gpu: &GpuState) -> Result<Vec<Image<'_>>, DumpError> {
 }
 
 /// Writes all records.
-pub(super) fn records(gpu: &GpuState, staging: &Staging, steps: &Steps) -> Result<(), DumpError> {
+pub(super) fn records(gpu: &GpuState, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
     let (shared_size, shared_magic) = hsakmt_shared();
     for kfd in &gpu.kfds {
         steps.next("write the image of a KFD file")?;
@@ -68,22 +68,22 @@ pub(super) fn records(gpu: &GpuState, staging: &Staging, steps: &Steps) -> Resul
         };
         entry.pid = kfd.owner as u32;
         (entry.shared_mem_size, entry.shared_mem_magic) = (shared_size, shared_magic);
-        staging.put(&ImageKind::AmdgpuKfd.file_name(kfd.id.into()), &gpu_image(&entry))?;
+        folder.put(&ImageKind::AmdgpuKfd.file_name(kfd.id.into()), &gpu_image(&entry))?;
     }
     for render in &gpu.renders {
         steps.next("write the image of a render node")?;
         let entry = render_node(gpu, render);
-        staging.put(&ImageKind::AmdgpuRender.file_name(render.id.into()), &gpu_image(&entry))?;
+        folder.put(&ImageKind::AmdgpuRender.file_name(render.id.into()), &gpu_image(&entry))?;
     }
     for dmabuf in &gpu.dmabufs {
         steps.next("write the image of a dma-buf")?;
         let gem_handle = gpu.sharing.upstream_handle(dmabuf.memory, true);
         let entry = CriuDmabufNode { gem_handle };
-        staging.put(&format!("amdgpu-dmabuf_{}.img", dmabuf.id), &gpu_image(&entry))?;
+        folder.put(&format!("amdgpu-dmabuf_{}.img", dmabuf.id), &gpu_image(&entry))?;
     }
     steps.next("write the image of all GPU state")?;
     let own = ImageBuilder::of_one(ImageKind::ThawGpu, &own(gpu));
-    staging.put(&ImageKind::ThawGpu.file_name(0), &own)
+    folder.put(&ImageKind::ThawGpu.file_name(0), &own)
 }
 
 fn state_of_kfd(gpu: &GpuState, kfd: &KfdFile, state: &KfdState) -> CriuKfd {

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{channel, sync_channel};
 
 use criu_image::record::{PagemapEntry, PagemapHead};
 use criu_image::{ImageBuilder, ImageKind};
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 use super::super::facts::Facts;
 use super::super::proc::smaps::Vma;
 use super::super::raw::{self, PageRegion, Wanted};
-use super::super::staging::{Staged, Staging};
+use super::super::staging::{Folder, Staged};
 use super::super::steps::Steps;
 use super::super::task::restart::Patch;
 use super::super::{DumpError, proc};
@@ -33,6 +34,10 @@ const REGIONS_AT_ONCE: usize = 4096;
 const PE_PRESENT: u32 = 4;
 /// Bytes read, summed and written at a time: what the second-level cache holds of most processors.
 const PIECE_BYTES: usize = 256 << 10;
+/// Buffers that go round between the thread that reads and the one that writes.
+const BUFFERS: usize = 4;
+/// Memory from which a second thread is worth its while: starting one takes as long as 100 KiB.
+const TWO_THREADS_BYTES: u64 = 8 << 20;
 /// Ranges in one `process_vm_readv` (`UIO_MAXIOV`).
 const RANGES_MAX: usize = 1024;
 
@@ -52,17 +57,6 @@ struct Run {
 pub(crate) struct Counts {
     pub(crate) scanned: u64,
     pub(crate) written: u64,
-}
-
-/// Ranges of a process's pages that are guarded.
-pub(crate) fn guards(facts: &Facts) -> Result<Vec<(u64, u64)>, DumpError> {
-    let wanted = Wanted { all: IS_GUARD, inverted: 0, any: 0, report: IS_GUARD };
-    match scan(facts.pid, whole(&facts.vmas), wanted) {
-        Ok(regions) => Ok(regions.iter().map(|region| (region.start, region.end)).collect()),
-        // This kernel has no such pages.
-        Err(DumpError::Os { errno: Errno::EINVAL | Errno::ENOTTY, .. }) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
 }
 
 fn whole(vmas: &[Vma]) -> (u64, u64) {
@@ -91,20 +85,41 @@ fn scan(pid: i32, range: (u64, u64), wanted: Wanted) -> Result<Vec<PageRegion>, 
     Ok(found)
 }
 
-/// Pages that a process has, by mapping.
-fn runs(facts: &Facts) -> Result<Vec<Run>, DumpError> {
-    let wanted = Wanted {
+/// What a scan finds of a process: pages to save, and ranges that are guarded.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    runs: Vec<Run>,
+    pub(crate) guards: Vec<(u64, u64)>,
+}
+
+/// Looks for the pages that a process has.
+///
+/// # Errors
+/// The scan fails.
+pub(crate) fn find(facts: &Facts) -> Result<Found, DumpError> {
+    let mut wanted = Wanted {
         all: IS_FILE | IS_ZERO_PAGE,
         inverted: IS_FILE | IS_ZERO_PAGE,
         any: IS_PRESENT | IS_SWAPPED,
-        report: IS_PRESENT | IS_SWAPPED,
+        report: IS_PRESENT | IS_SWAPPED | IS_GUARD,
     };
     let range = whole(&facts.vmas);
-    let mut regions = scan(facts.pid, range, wanted)?;
-    let guarded = guards(facts)?;
-    if !guarded.is_empty() {
-        regions = without(&regions, &guarded);
-    }
+    let regions = match scan(facts.pid, range, wanted) {
+        // A kernel that has no guarded pages.
+        Err(DumpError::Os { errno: Errno::EINVAL, .. }) => {
+            wanted.report &= !IS_GUARD;
+            scan(facts.pid, range, wanted)?
+        }
+        regions => regions?,
+    };
+    let (guards, regions): (Vec<_>, Vec<_>) =
+        regions.into_iter().partition(|region| region.categories & IS_GUARD != 0);
+    let guards = guards.iter().map(|region| (region.start, region.end)).collect();
+    Ok(Found { runs: runs(facts, &regions), guards })
+}
+
+/// Pages that a process has, by mapping.
+fn runs(facts: &Facts, regions: &[PageRegion]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut next = 0;
     let vmas = facts.vmas.iter().enumerate();
@@ -137,30 +152,12 @@ fn runs(facts: &Facts) -> Result<Vec<Run>, DumpError> {
             at += 1;
         }
     }
-    Ok(runs)
-}
-
-/// Cuts guarded ranges out.
-fn without(regions: &[PageRegion], guarded: &[(u64, u64)]) -> Vec<PageRegion> {
-    let mut rest = Vec::new();
-    for region in regions {
-        let mut at = region.start;
-        for &(start, end) in guarded.iter().filter(|g| g.0 < region.end && g.1 > region.start) {
-            if start > at {
-                rest.push(PageRegion { start: at, end: start, ..*region });
-            }
-            at = at.max(end);
-        }
-        if at < region.end {
-            rest.push(PageRegion { start: at, ..*region });
-        }
-    }
-    rest
+    runs
 }
 
 /// Writes a pagemap and its pages file.
 pub(crate) struct PageWriter<'a> {
-    staging: &'a Staging,
+    folder: &'a Folder,
     pagemap: ImageBuilder,
     pagemap_name: String,
     pages: Staged,
@@ -171,17 +168,17 @@ pub(crate) struct PageWriter<'a> {
 
 impl<'a> PageWriter<'a> {
     pub(crate) fn new(
-        staging: &'a Staging,
+        folder: &'a Folder,
         kind: ImageKind,
         id: u64,
         pages_id: u32,
     ) -> Result<Self, DumpError> {
         let mut pagemap = ImageBuilder::new(kind);
         pagemap.push(&PagemapHead { pages_id });
-        let pages = staging.create(&ImageKind::Pages.file_name(pages_id.into()))?;
+        let pages = folder.create(&ImageKind::Pages.file_name(pages_id.into()))?;
         let pagemap_name = kind.file_name(id);
         let counts = Counts::default();
-        Ok(Self { staging, pagemap, pagemap_name, pages, open: None, counts })
+        Ok(Self { folder, pagemap, pagemap_name, pages, open: None, counts })
     }
 
     /// Adds the contents of consecutive pages that begin at `start`; `bytes` are moved about.
@@ -241,8 +238,8 @@ impl<'a> PageWriter<'a> {
     /// Both files are complete.
     pub(crate) fn finish(mut self) -> Result<Counts, DumpError> {
         self.close();
-        self.staging.put(&self.pagemap_name, &self.pagemap.into_bytes())?;
-        self.staging.finish(self.pages);
+        self.folder.put(&self.pagemap_name, &self.pagemap.into_bytes())?;
+        self.folder.finish(self.pages);
         Ok(self.counts)
     }
 }
@@ -257,36 +254,103 @@ fn is_zero(page: &[u8]) -> bool {
 pub(crate) fn save(
     facts: &Facts,
     patches: &[Patch],
-    staging: &Staging,
+    folder: &Folder,
     pages_id: u32,
-    buffer: &mut Vec<u8>,
+    room: &mut Room,
     steps: &Steps,
-) -> Result<Counts, DumpError> {
+) -> Result<(Counts, Vec<(u64, u64)>), DumpError> {
     let pid = facts.pid;
     steps.next("find the pages of a process")?;
-    let mut runs = runs(facts)?;
+    let Found { mut runs, guards } = find(facts)?;
     patches.iter().for_each(|patch| cover(&mut runs, patch.address));
     steps.next("create a pages image")?;
-    let mut writer = PageWriter::new(staging, ImageKind::Pagemap, pid as u64, pages_id)?;
-    buffer.resize(PIECE_BYTES, 0);
-    let mut batch: Vec<Run> = Vec::new();
-    let mut len_bytes = 0;
-    for run in runs {
-        let mut at = run.start;
-        while at < run.end {
-            let room = PIECE_BYTES as u64 - len_bytes;
-            let piece = Run { start: at, end: run.end.min(at + room), ..run };
-            len_bytes += piece.end - piece.start;
-            at = piece.end;
-            batch.push(piece);
-            if len_bytes == PIECE_BYTES as u64 || batch.len() == RANGES_MAX {
-                copy(pid, &mut batch, patches, buffer, &mut writer, steps)?;
-                len_bytes = 0;
+    let mut writer = PageWriter::new(folder, ImageKind::Pagemap, pid as u64, pages_id)?;
+    let total_bytes: u64 = runs.iter().map(|run| run.end - run.start).sum();
+    let mut pieces = Pieces { runs: &runs, at: 0 };
+    let copy = |piece: Vec<Run>, writer: &mut PageWriter<'_>, buffer: &mut Vec<u8>| {
+        steps.next("copy pages")?;
+        buffer.resize(PIECE_BYTES, 0);
+        copy(pid, piece, patches, buffer, writer)
+    };
+    if room.spare_processor && total_bytes >= TWO_THREADS_BYTES {
+        in_two_threads(pieces, &mut writer, copy)?;
+    } else {
+        pieces.try_for_each(|piece| {
+            let kept = copy(piece, &mut writer, &mut room.buffer)?;
+            writer.pages.write(&room.buffer[..kept])
+        })?;
+    }
+    Ok((writer.finish()?, guards))
+}
+
+/// What a worker has for saving memory.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    buffer: Vec<u8>,
+    /// Fewer processes wait to be saved than there are workers.
+    pub(crate) spare_processor: bool,
+}
+
+/// Has a thread of its own write what this one reads and sums. Writing takes two thirds of the
+/// time, and the kernel lets only one thread write to a file.
+fn in_two_threads(
+    pieces: Pieces<'_>,
+    writer: &mut PageWriter<'_>,
+    copy: impl Fn(Vec<Run>, &mut PageWriter<'_>, &mut Vec<u8>) -> Result<usize, DumpError>,
+) -> Result<(), DumpError> {
+    let mut out = writer.pages.another()?;
+    let (to_write, written) = (sync_channel::<(Vec<u8>, usize)>(BUFFERS), channel());
+    let ((to_write, waiting), (back, buffers)) = (to_write, written);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            waiting.iter().try_for_each(|(buffer, len)| {
+                out.write(&buffer[..len])?;
+                let _ = back.send(buffer); // to be filled again, if there is more
+                Ok(())
+            })
+        });
+        let mut made = 0;
+        let read = pieces.into_iter().try_for_each(|piece| {
+            let spare = if made < BUFFERS { None } else { buffers.recv().ok() };
+            made += 1;
+            let mut buffer = spare.unwrap_or_default();
+            let kept = copy(piece, writer, &mut buffer)?;
+            writer.pages.sum(&buffer[..kept]);
+            // If nobody takes it, writing has failed, which is said below.
+            let _ = to_write.send((buffer, kept));
+            Ok(())
+        });
+        drop(to_write);
+        let wrote = thread.join().map_err(|_| DumpError::WorkerLost)?;
+        read.and(wrote)
+    })
+}
+
+/// Runs cut into pieces that are read at once.
+struct Pieces<'a> {
+    runs: &'a [Run],
+    /// Bytes of the first run that are done.
+    at: u64,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Vec<Run>;
+
+    fn next(&mut self) -> Option<Vec<Run>> {
+        let (mut piece, mut room) = (Vec::new(), PIECE_BYTES as u64);
+        while let Some(run) = self.runs.first().filter(|_| room > 0 && piece.len() < RANGES_MAX) {
+            let start = run.start + self.at;
+            let end = run.end.min(start + room);
+            piece.push(Run { start, end, ..*run });
+            room -= end - start;
+            self.at += end - start;
+            if end == run.end {
+                self.runs = &self.runs[1..];
+                self.at = 0;
             }
         }
+        (!piece.is_empty()).then_some(piece)
     }
-    copy(pid, &mut batch, patches, buffer, &mut writer, steps)?;
-    writer.finish()
 }
 
 /// Makes sure that the page of an address is saved, though it may never have been touched.
@@ -299,22 +363,18 @@ fn cover(runs: &mut Vec<Run>, address: u64) {
     }
 }
 
-/// Reads what is in the batch, and writes it.
+/// Reads a piece and moves what is saved of it together at the begin of the buffer; how many bytes
+/// that is.
 fn copy(
     pid: i32,
-    batch: &mut Vec<Run>,
+    piece: Vec<Run>,
     patches: &[Patch],
     buffer: &mut [u8],
     writer: &mut PageWriter<'_>,
-    steps: &Steps,
-) -> Result<(), DumpError> {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    steps.next("copy pages")?;
-    read(pid, batch, buffer)?;
+) -> Result<usize, DumpError> {
+    read(pid, &piece, buffer)?;
     let (mut at, mut end) = (0, 0);
-    for run in batch.drain(..) {
+    for run in piece {
         let len = (run.end - run.start) as usize;
         let here = |patch: &&Patch| (run.start..run.end).contains(&patch.address);
         for patch in patches.iter().filter(here) {
@@ -328,7 +388,7 @@ fn copy(
         end += kept;
         at += len;
     }
-    writer.pages.write(&buffer[..end])
+    Ok(end)
 }
 
 fn read(pid: i32, batch: &[Run], buffer: &mut [u8]) -> Result<(), DumpError> {
@@ -360,7 +420,7 @@ fn read(pid: i32, batch: &[Run], buffer: &mut [u8]) -> Result<(), DumpError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PAGE_BYTES, PageRegion, PageWriter, is_zero, without};
+    use super::{PAGE_BYTES, PageWriter, is_zero};
     use crate::capture::staging::Staging;
     use criu_image::ImageKind;
 
@@ -369,7 +429,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let staging = Staging::begin(dir.path()).expect("an empty folder");
         let page = PAGE_BYTES as usize;
-        let mut writer = PageWriter::new(&staging, ImageKind::Pagemap, 7, 1).expect("room");
+        let mut writer = PageWriter::new(staging.folder(), ImageKind::Pagemap, 7, 1).expect("room");
         let mut bytes = vec![1; 4 * page];
         bytes[page..2 * page].fill(0);
         writer.add(0x1000, &mut bytes.clone(), true).expect("room");
@@ -387,12 +447,5 @@ mod tests {
             page[at] = 1;
             assert!(!is_zero(&page), "byte {at}");
         }
-    }
-
-    #[test]
-    fn guarded_pages_are_cut_out() {
-        let region = |start, end| PageRegion { start, end, categories: 0 };
-        let rest = without(&[region(10, 20), region(30, 40)], &[(12, 14), (18, 32)]);
-        assert_eq!(rest, [region(10, 12), region(14, 18), region(32, 40)]);
     }
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::super::DumpError;
-use super::super::staging::Staging;
+use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::pages::{Counts, PAGE_BYTES, PageWriter};
 
@@ -18,7 +18,7 @@ pub(crate) fn save(
     memory: &OwnedFd,
     size_bytes: u64,
     shmid: u32,
-    staging: &Staging,
+    folder: &Folder,
     pages_id: u32,
     steps: &Steps,
 ) -> Result<Counts, DumpError> {
@@ -26,7 +26,7 @@ pub(crate) fn save(
     let io_fail =
         |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
     steps.next("save shared memory")?;
-    let mut writer = PageWriter::new(staging, ImageKind::ShmemPagemap, shmid.into(), pages_id)?;
+    let mut writer = PageWriter::new(folder, ImageKind::ShmemPagemap, shmid.into(), pages_id)?;
     let file = File::from(memory.try_clone().map_err(io_fail)?);
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut at = 0;

@@ -6,7 +6,7 @@
 //! How long a thread has slept is asked before it is stopped, of its scheduling statistics.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Results by which a call says that it was interrupted (linux/errno.h, not for user space).
 const ERESTARTSYS: i64 = -512;
@@ -24,12 +24,22 @@ const FUTEX_COMMAND: i32 = 0x7f;
 const INSTRUCTION_BYTES: u64 = 2;
 
 /// What a thread was doing just before it was stopped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slept {
     /// Call that it slept in.
     pub(crate) nr: i64,
     /// How long it had slept.
     pub(crate) for_how_long: Duration,
+    /// When that was.
+    pub(crate) seen: Instant,
+}
+
+impl Slept {
+    /// As if it had been seen to sleep until now.
+    pub(crate) fn until_now(&self) -> Self {
+        let seen = Instant::now();
+        Self { for_how_long: self.for_how_long + (seen - self.seen), seen, ..*self }
+    }
 }
 
 /// Looks at a thread that may be asleep in a call with a time limit.
@@ -41,7 +51,7 @@ pub(crate) fn look(pid: i32, tid: i32) -> Option<Slept> {
     }
     let then = exec_start(&format!("/proc/{pid}/task/{tid}/sched"))?;
     let now = exec_start("/proc/thread-self/sched")?;
-    Some(Slept { nr, for_how_long: now.saturating_sub(then) })
+    Some(Slept { nr, for_how_long: now.saturating_sub(then), seen: Instant::now() })
 }
 
 /// When a task last ran, by the scheduler's clock: now, for one that runs.
@@ -199,7 +209,7 @@ pub(crate) fn points_to_time(regs: &libc::user_regs_struct) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{EINTR, ERESTART_RESTARTBLOCK, ERESTARTSYS, Known, Patch, Slept, parse_exec_start};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn regs(nr: i64, result: i64) -> libc::user_regs_struct {
         let mut regs = blank();
@@ -255,7 +265,7 @@ mod tests {
     }
 
     fn slept(nr: i64, ms: u64) -> Option<Slept> {
-        Some(Slept { nr, for_how_long: Duration::from_millis(ms) })
+        Some(Slept { nr, for_how_long: Duration::from_millis(ms), seen: Instant::now() })
     }
 
     #[test]
