@@ -312,6 +312,20 @@ fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
             assert_eq!(frozen().trim(), "0");
             check_unharmed(&mut tree, &before, &format!("round {round}"));
         }
+        // Frozen by its owner: it is dumped all the same, and frozen again afterwards.
+        fs::write(group.join("cgroup.freeze"), "1").expect("a switch");
+        let named = format!("--freeze-cgroup={}", group.display());
+        let images = dir.join("images-frozen");
+        fs::create_dir(&images).expect("a folder");
+        let args = ["-R", "--manage-cgroups=ignore", &named];
+        assert!(tree.dump_command(&images, &args).status().expect("thaw runs").success());
+        assert_eq!(frozen().trim(), "1");
+        assert!(checkpoint_is_whole(&images));
+        fs::write(group.join("cgroup.freeze"), "0").expect("a switch");
+        check_unharmed(&mut tree, &before, "after it was frozen");
+        let no_group = format!("--freeze-cgroup={}", dir.display());
+        let refused = tree.dump_command(&dir.join("images-0"), &["-R", &no_group]).status();
+        assert_eq!(refused.expect("thaw runs").code(), Some(1));
         tree.kill();
         fs::remove_dir(&group).expect("it is empty");
     });
