@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use support::{Tree, errors, live};
+use support::{Dumper, Tree, errors, live, thaw};
 
 /// 3 processes, small.
 const SMALL: [&str; 3] = ["3", "1", "1"];
@@ -277,6 +277,40 @@ fn steps_of(images: &Path) -> u32 {
     number.expect("a number of steps")
 }
 
+#[test]
+fn control_groups_are_named_and_upstream_puts_a_tree_back_into_them() {
+    let name = "control_groups_are_named_and_upstream_puts_a_tree_back_into_them";
+    support::live_with_upstream(name, |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let Some(group) = own_group(&tree) else {
+            support::skip(name, "no control groups of version 2 can be made here");
+            return tree.kill();
+        };
+        let groups = |tree: &Tree| -> Vec<String> {
+            let read = |pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+            tree.pids.iter().map(read).collect()
+        };
+        let before = groups(&tree);
+        let images = dir.join("images");
+        tree.dump(&images, Dumper::Own);
+        // We do not move a tree yet, and say so before anything is done.
+        assert_eq!(thaw(&images, &[]).code(), Some(4));
+        let said = errors(&images.join("thaw.log"));
+        assert!(said.contains("--manage-cgroups=ignore"), "{said}");
+        tree.restore_upstream(&images);
+        assert_eq!(groups(&tree), before);
+        assert!(tree.ask().values().all(|answer| answer.intact));
+        let images = dir.join("images-again");
+        tree.dump(&images, Dumper::Own);
+        assert!(thaw(&images, &["--manage-cgroups=ignore"]).success());
+        let own = fs::read_to_string("/proc/self/cgroup").expect("/proc");
+        assert!(groups(&tree).iter().all(|groups| *groups == own), "in the restorer's groups");
+        assert!(tree.ask().values().all(|answer| answer.intact));
+        tree.kill();
+        fs::remove_dir(&group).expect("it is empty");
+    });
+}
+
 /// A version 2 control group of its own for a tree, if this machine has them.
 fn own_group(tree: &Tree) -> Option<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
@@ -303,9 +337,6 @@ fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
         for (round, args) in [&["-R", "--fail-at=40"][..], &["-R"][..]].into_iter().enumerate() {
             let images = dir.join(format!("images-{round}"));
             fs::create_dir(&images).expect("a folder");
-            // Its groups are not ours: without the option that is refused.
-            let refused = tree.dump_command(&images, &[]).status().expect("thaw runs");
-            assert_eq!(refused.code(), Some(4));
             let args = [args, &["--manage-cgroups=ignore"]].concat();
             let status = tree.dump_command(&images, &args).status().expect("thaw runs");
             assert_eq!(status.success(), round == 1, "{}", errors(&images.join("dump.log")));

@@ -10,6 +10,7 @@ mod ask;
 mod facts;
 mod files;
 mod freezer;
+mod groups;
 mod identity;
 mod keeper;
 mod memory;
