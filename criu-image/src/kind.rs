@@ -157,6 +157,8 @@ pub enum ImageKind {
     AmdgpuDrmPages,
     /// `amdgpu-dmabuf`: AMD shared buffer.
     AmdgpuDmabuf,
+    /// `thaw-gpu`: GPU state of a tree as one; ours.
+    ThawGpu,
     /// `tmpfs`: tmpfs contents.
     TmpfsTar,
     /// `tmpfs-dev`: devtmpfs contents.
@@ -172,7 +174,7 @@ pub enum ImageKind {
 use ImageKind as K;
 
 /// In the order of [`ImageKind`]; magic 0 is a raw image.
-static ROWS: [Row; 62] = [
+static ROWS: [Row; 63] = [
     row(K::Inventory, "inventory", Naming::None, 0x5831_3116, "inventory"),
     row(K::Pstree, "pstree", Naming::None, 0x5027_3030, "process tree"),
     row(K::Core, "core", Naming::Decimal, 0x5505_3847, "task state"),
@@ -236,6 +238,7 @@ static ROWS: [Row; 62] = [
     row(K::AmdgpuPages, "amdgpu-pages", Naming::Any, 0, "AMD buffer contents"),
     row(K::AmdgpuDrmPages, "amdgpu-drm-pages", Naming::Any, 0, "AMD render-node buffer contents"),
     row(K::AmdgpuDmabuf, "amdgpu-dmabuf", Naming::Any, 0, "AMD shared buffer"),
+    row(K::ThawGpu, "thaw-gpu", Naming::None, 0x5448_4757, "GPU state of a tree"),
     row(K::TmpfsTar, "tmpfs", Naming::Tar, 0, "tmpfs contents"),
     row(K::TmpfsDevTar, "tmpfs-dev", Naming::Tar, 0, "devtmpfs contents"),
     row(K::StatsDump, "stats-dump", Naming::Service, 0x5709_3306, "dump statistics"),

@@ -19,6 +19,7 @@ mod pages;
 mod payload;
 mod reader;
 mod schema;
+mod state;
 mod verify;
 mod wire;
 mod write;
@@ -40,7 +41,10 @@ pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
     ProcessMappings, ProcessRow, ProcessRuns, RunRow, View, ViewKind,
 };
-pub use gpu::{PrivateError, pack_kfd_private, unpack_kfd_private};
+pub use gpu::{
+    GPU_HEAD_BYTES, GPU_STATE_VERSION, GpuImages, KfdImage, PrivateError, drm_pages_name,
+    gpu_image, kfd_pages_name, pack_kfd_private, unpack_kfd_private,
+};
 pub use image::{ImageReader, ImageWriter, WriteError};
 pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
@@ -52,6 +56,7 @@ pub use manifest::{
 };
 pub use pages::{Memory, MemoryRun, PAGE_BYTES, PagesAt};
 pub use payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use state::state_text;
 pub use verify::verify;
 pub use wire::WireError;
 pub use write::ImageBuilder;

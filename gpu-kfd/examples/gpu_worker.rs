@@ -82,7 +82,8 @@ impl Driver {
 struct Queue {
     ring: Buffer,
     control: Buffer,
-    doorbells: BoMapping,
+    /// A buffer of the KFD, as libhsakmt has them: what maps them is known to a checkpoint.
+    doorbells: Buffer,
     doorbell: u64,
     written: u64,
 }
@@ -102,10 +103,8 @@ impl Queue {
             queue_priority: 7,
             ..Default::default()
         })?;
-        let page = made.doorbell_offset & !(DOORBELL_BYTES - 1);
-        let path = Path::new(KFD_PATH);
-        let doorbells = BoMapping::map(driver.kfd.as_fd(), path, page, DOORBELL_BYTES)?;
-        let doorbell = made.doorbell_offset - page;
+        let doorbells = driver.buffer(gpu, DOORBELL_BYTES, alloc::DOORBELL)?;
+        let doorbell = made.doorbell_offset % DOORBELL_BYTES;
         Ok(Self { ring, control, doorbells, doorbell, written: 0 })
     }
 
@@ -125,7 +124,7 @@ impl Queue {
             self.written += 4;
         }
         self.control.memory.store_word(WRITE_POINTER, self.written)?;
-        Ok(self.doorbells.store_word(self.doorbell, self.written)?)
+        Ok(self.doorbells.memory.store_word(self.doorbell, self.written)?)
     }
 }
 

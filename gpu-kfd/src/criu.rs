@@ -137,7 +137,7 @@ impl<F: DeviceFile> KfdFd<F> {
         let private = vec![0_u8; info.private_bytes as usize];
         let (mut block, arrays) = block_of(op::CHECKPOINT, info.objects, &devices, &bos, &private);
         call(&mut self.file, OPERATION, ioc::CRIU_OP, &mut block)?;
-        let mut bos = block.elements(&arrays.bos).to_vec();
+        let mut bos = block.elements(&arrays.bos)[..bos.len()].to_vec();
         let contents = self.take_contents(OPERATION, &bos)?;
         bos.iter_mut().for_each(|bo| bo.dmabuf_fd = NO_FD);
         Ok(SavedProcess {
@@ -180,7 +180,7 @@ impl<F: DeviceFile> KfdFd<F> {
         bos.iter_mut().for_each(|bo| bo.dmabuf_fd = NO_FD);
         let (mut block, arrays) = block_of(op::RESTORE, objects, &buckets, &bos, private);
         call(&mut self.file, OPERATION, ioc::CRIU_OP, &mut block)?;
-        let restored = block.elements(&arrays.bos);
+        let restored = &block.elements(&arrays.bos)[..bos.len()];
         let contents = self.take_contents(OPERATION, restored)?;
         let offsets = restored.iter().map(|bo| bo.restored_offset);
         let both = offsets.zip(contents);
@@ -240,6 +240,9 @@ fn block_of(
         priv_data_size: private.len() as u64,
         ..Default::default()
     });
+    // The driver refuses a null pointer, also for an array without elements.
+    let none = [BoBucket { dmabuf_fd: NO_FD, ..Default::default() }];
+    let bos = if bos.is_empty() { &none } else { bos };
     let arrays = Arrays {
         devices: block.array(offset_of!(CriuArgs, devices), devices),
         bos: block.array(offset_of!(CriuArgs, bos), bos),

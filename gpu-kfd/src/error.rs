@@ -94,7 +94,9 @@ pub enum DeviceError {
 
 impl DeviceError {
     /// Names a failure.
-    pub(crate) fn of(operation: &'static str, path: &Path, failure: CallFailure) -> Self {
+    /// Names the call that failed.
+    #[must_use]
+    pub fn of(operation: &'static str, path: &Path, failure: CallFailure) -> Self {
         let path = path.to_owned();
         match failure {
             CallFailure::Refused(errno) => Self::Refused { operation, path, errno },

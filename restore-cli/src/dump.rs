@@ -92,6 +92,10 @@ fn log_event(log: &mut Log, event: &DumpEvent) {
             format!("{processes} process(es) with {threads} thread(s) have stopped")
         }
         DumpEvent::Read => "everything was read; nothing stands against the dump".to_owned(),
+        DumpEvent::Gpus { processes, files, buffers } => format!(
+            "GPU queues of {processes} process(es) are stopped; {files} device file(s) with \
+             {buffers} buffer(s)"
+        ),
         DumpEvent::Asked => "every process was asked and is as it was found".to_owned(),
         DumpEvent::Written { bytes } => format!("{bytes} bytes of images are written"),
         DumpEvent::Placed => "the images are synced and in place".to_owned(),

@@ -11,6 +11,8 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Error = 1,
+    /// Something was taken for granted.
+    Warning = 2,
     Info = 3,
     Debug = 4,
 }
@@ -40,6 +42,7 @@ impl Log {
         let now = self.start.elapsed();
         let mark = match level {
             Level::Error => "Error (thaw): ",
+            Level::Warning => "Warn  (thaw): ",
             Level::Info | Level::Debug => "",
         };
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());

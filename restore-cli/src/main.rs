@@ -6,7 +6,10 @@ mod image;
 mod log;
 mod node;
 mod options;
+mod output;
 mod restore;
+mod schedule;
+mod trace;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -31,6 +34,7 @@ Usage: thaw dump -t PID -D DIR [options]
        thaw restore -D DIR [options]
        thaw node run|list-models    (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
+       thaw trace COMMAND           (see thaw trace --help)
 
 Both:
   -D, --images-dir DIR     directory of the images
@@ -84,6 +88,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         }
         Some(Value(command)) if command == "node" => node::run(parser),
         Some(Value(command)) if command == "image" => Ok(image::run(parser)),
+        Some(Value(command)) if command == "trace" => Ok(trace::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
             Ok(0)

@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use restore_core::{Event, Host, PlanError, Refusal, RestorePlan};
+use restore_core::{Event, Host, Outline, PlanError, Refusal, RestorePlan};
 
 use crate::log::{Level, Log, Teller, chain};
 use crate::options::Restore;
+use crate::trace::TraceWriter;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
 /// Runs the command and returns its exit code.
@@ -51,14 +52,25 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         tell.error(&format!("cannot read /proc: {error}"));
         UNFIT_HOST
     })?;
-    let plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
+    let host = match checkpoint.gpu.is_empty() {
+        true => host,
+        false => host.with_gpus().map_err(|error| {
+            tell.error(&chain(&error));
+            UNFIT_HOST
+        })?,
+    };
+    let mut plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
         tell.error(&chain(&error));
-        match error {
-            PlanError::Refused(list) => list_refusals(&list, tell),
-            PlanError::Tree(_) | PlanError::Host(_) => {}
+        if let PlanError::Refused(list) = error {
+            list_refusals(&list, tell);
         }
         UNFIT_HOST
     })?;
+    choose_order(options, &mut plan, tell)?;
+    for assumption in &plan.outline().assumptions {
+        tell.log.line(Level::Warning, &format!("assumed: {assumption}"));
+    }
+    let mut trace = begin_trace(options, plan.outline(), tell)?;
     let pidfile = match &options.pidfile {
         None => None,
         Some(path) => Some(PidFile::create(options, path).map_err(|error| {
@@ -67,7 +79,14 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
         })?),
     };
     let log = &mut *tell.log;
-    let restored = restore_core::restore(plan, &mut |event| log_event(log, &event));
+    let restored = restore_core::restore(plan, &mut |event| {
+        trace.note(&event);
+        log_event(log, &event);
+    });
+    if let Some(error) = trace.failure {
+        // The tree is what counts; a trace that could not be written is told, and missed.
+        tell.error(&format!("the trace is not whole: {error}"));
+    }
     let tree = restored.map_err(|failure| {
         tell.error(&chain(&failure.error));
         if failure.left.is_empty() {
@@ -91,6 +110,50 @@ fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
     Ok(tree.root)
 }
 
+/// Understands `--schedule`, now that the steps are known.
+fn choose_order(
+    options: &Restore,
+    plan: &mut RestorePlan,
+    tell: &mut Teller<'_>,
+) -> Result<(), u8> {
+    let schedule = options.schedule.schedule(plan.outline()).map_err(|error| chain(&error));
+    let chosen = schedule.and_then(|schedule| {
+        plan.set_schedule(schedule).map_err(|error| format!("--schedule: {}", chain(&error)))
+    });
+    chosen.map_err(|text| {
+        tell.error(&text);
+        USAGE
+    })
+}
+
+/// The trace of a restore, if one is wanted.
+struct Tracing {
+    writer: Option<TraceWriter>,
+    failure: Option<std::io::Error>,
+}
+
+fn begin_trace(options: &Restore, outline: &Outline, tell: &mut Teller<'_>) -> Result<Tracing, u8> {
+    let Some(path) = &options.trace else { return Ok(Tracing { writer: None, failure: None }) };
+    match TraceWriter::create(path, outline) {
+        Ok(writer) => Ok(Tracing { writer: Some(writer), failure: None }),
+        Err(error) => {
+            tell.error(&format!("cannot write the trace {}: {error}", path.display()));
+            Err(FAILED)
+        }
+    }
+}
+
+impl Tracing {
+    fn note(&mut self, event: &Event) {
+        if let (Event::Step(event), Some(writer)) = (event, &mut self.writer)
+            && let Err(error) = writer.event(event)
+        {
+            self.writer = None;
+            self.failure = Some(error);
+        }
+    }
+}
+
 fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
     for refusal in list {
         tell.error(&format!("not supported: {refusal}"));
@@ -103,9 +166,10 @@ fn log_event(log: &mut Log, event: &Event) {
             let text = format!("{workers} worker(s), {objects} open object(s)");
             log.line(Level::Info, &text);
         }
-        Event::Step { pid, stage, begin, end } => {
-            let time = end.duration_since(*begin).as_micros();
-            log.line(Level::Debug, &format!("pid {pid}: {} took {time} us", stage.name()));
+        Event::Step(event) => {
+            let time = (event.end_ns - event.begin_ns) / 1000;
+            let (pid, stage) = (event.pid, event.stage.name());
+            log.line(Level::Debug, &format!("pid {pid}: {stage} took {time} us"));
         }
         Event::Reached(stage) => {
             log.line(Level::Info, &format!("stage {} is complete", stage.name()));

@@ -153,8 +153,8 @@ fn log_has_every_call_with_who_what_and_how_it_ended() {
             assert!(record["pid"].as_i64().is_some_and(|pid| pid > 0), "{record}");
             *calls.entry(record["call"].as_str().expect("a name").to_owned()).or_default() += 1;
         }
-        // Per GPU: ring, control page, two buffers; and one event page.
-        assert_eq!(calls["ALLOC_MEMORY_OF_GPU"], 9);
+        // Per GPU: ring, control page, doorbells, two buffers; and one event page.
+        assert_eq!(calls["ALLOC_MEMORY_OF_GPU"], 11);
         assert_eq!((calls["OPEN_KFD"], calls["OPEN_RENDER"], calls["ACQUIRE_VM"]), (1, 2, 2));
         assert_eq!((calls["CREATE_QUEUE"], calls["CREATE_EVENT"], calls["WAIT_EVENTS"]), (2, 2, 6));
         let refused = dir.join("refused");

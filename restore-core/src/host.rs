@@ -25,6 +25,8 @@ pub struct Host {
     pub own_mappings: Vec<(u64, u64)>,
     /// Whether transparent huge pages are not switched off for the whole system.
     pub huge_pages: bool,
+    /// Its GPUs, if they were looked for and the KFD driver is there.
+    pub gpus: Option<gpu_kfd::Topology>,
 }
 
 impl Host {
@@ -49,7 +51,18 @@ impl Host {
         }
         let huge_pages = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
             .is_ok_and(|text| !text.contains("[never]"));
-        Ok(Self { vdso: read_vdso(&special)?, own_mappings, huge_pages })
+        Ok(Self { vdso: read_vdso(&special)?, own_mappings, huge_pages, gpus: None })
+    }
+
+    /// Looks for GPUs as well. Only checkpoints with GPU state need it.
+    ///
+    /// # Errors
+    /// The driver's topology is there and cannot be understood.
+    pub fn with_gpus(mut self) -> Result<Self, gpu_kfd::TopologyError> {
+        if std::path::Path::new(gpu_kfd::Topology::SYSFS).exists() {
+            self.gpus = Some(gpu_kfd::Topology::read_without_caches(gpu_kfd::Topology::SYSFS)?);
+        }
+        Ok(self)
     }
 }
 

@@ -23,6 +23,7 @@
 compile_error!("restore-core works on x86-64 Linux only");
 
 mod capture;
+mod contract;
 mod engine;
 mod files;
 mod host;
@@ -32,10 +33,17 @@ mod remote;
 
 pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
-    Leave, Mishap, dump, keep,
+    Leave, Mishap, UndoError, UnpauseError, dump, keep,
 };
+pub use contract::{
+    Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
+    ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
+};
+#[doc(hidden)]
+pub use engine::Sabotage;
 pub use engine::{
-    Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError, restore,
+    CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
+    restore,
 };
 pub use files::FilesError;
 pub use host::{Host, Vdso};

@@ -156,6 +156,7 @@ impl Loader {
             shmems: BTreeMap::new(),
             pipe_data: BTreeMap::new(),
             fifo_data: BTreeMap::new(),
+            gpu: crate::GpuImages::default(),
             other: Vec::new(),
         };
         let files = files::load(self);

@@ -88,7 +88,9 @@ impl Checkpoint {
     /// # Errors
     /// [`ImageError`] names the file, the place in it and the reason of the first thing found.
     pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self, ImageError> {
-        load::Loader::new(dir.as_ref(), Findings::default())?.checkpoint()
+        let mut checkpoint = load::Loader::new(dir.as_ref(), Findings::default())?.checkpoint()?;
+        checkpoint.gpu = crate::gpu::read_images(&checkpoint)?;
+        Ok(checkpoint)
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Checkpoint {
     pub pipe_data: BTreeMap<u32, PipeData>,
     /// `fifo-data.img`, by pipe id.
     pub fifo_data: BTreeMap<u32, PipeData>,
+    /// The images of GPUs, which are among `other` too.
+    pub gpu: crate::GpuImages,
     /// Images that are present and read whole, yet of a kind that `Checkpoint` does not
     /// model: file locks, ttys, socket queues, cgroups, namespaces, and so on.
     /// A restorer must refuse each of them or know why it may be left out.

@@ -1,5 +1,11 @@
-//! What files of the amdgpu plugin hold that no schema says.
+//! What files of the amdgpu plugin hold that no schema says, and all of them as one value.
 
+mod images;
 pub(crate) mod private;
 
+pub(crate) use images::read as read_images;
+pub use images::{
+    GPU_HEAD_BYTES, GPU_STATE_VERSION, GpuImages, KfdImage, drm_pages_name, gpu_image,
+    kfd_pages_name,
+};
 pub use private::{PrivateError, pack as pack_kfd_private, unpack as unpack_kfd_private};

@@ -202,6 +202,9 @@ impl Gpu<'_> {
                 .collect();
             for (file, size) in found {
                 let Some(contents) = expected.remove(&file) else {
+                    if size == HEAD_BYTES {
+                        continue; // the plugin begins such a file before it knows what comes
+                    }
                     if self.findings.is_sure_of(kind) {
                         let reason = "no buffer has its contents in it".to_owned();
                         self.findings.report(ImageError::NoOwner { file, reason })?;

@@ -8,7 +8,7 @@ mod references;
 
 use std::path::Path;
 
-use crate::checkpoint::gather;
+use crate::checkpoint::{Checkpoint, Findings, gather};
 use crate::error::ImageError;
 
 /// Checks a directory of images as one checkpoint and returns every finding, at most about 1000.
@@ -40,4 +40,9 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Vec<ImageError>, ImageError> {
     let mut all = findings.into_all();
     all.extend(checked.err());
     Ok(all)
+}
+
+/// Checks the GPU images of a checkpoint; the first thing found is the error.
+pub(crate) fn check_gpu(checkpoint: &Checkpoint) -> Result<(), ImageError> {
+    gpu::check(checkpoint, &mut Findings::default())
 }

@@ -9,8 +9,8 @@ use criu_image::{
     decode_json, encode_json,
 };
 
-use super::output::Output;
 use super::{FAILED, Failure};
+use crate::output::Output;
 
 /// What `decode` and `show` were asked for.
 #[derive(Debug, Default)]

@@ -4,7 +4,6 @@
 
 mod convert;
 mod look;
-mod output;
 
 use std::path::PathBuf;
 

@@ -147,7 +147,7 @@ fn killing(text: &str) -> Result<Mishap, lexopt::Error> {
 }
 
 /// A size in bytes, or with one of the letters K, M, G.
-fn size(text: &str) -> Result<u64, lexopt::Error> {
+pub(super) fn size(text: &str) -> Result<u64, lexopt::Error> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
@@ -155,7 +155,7 @@ fn size(text: &str) -> Result<u64, lexopt::Error> {
         _ => (text, 0),
     };
     let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size"))?;
-    number.checked_shl(shift).ok_or_else(|| format!("{text:?} is too large").into())
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large").into())
 }
 
 #[cfg(test)]
@@ -184,6 +184,6 @@ mod tests {
     fn sizes_have_letters() {
         assert_eq!(size("1M").expect("a size"), 1 << 20);
         assert_eq!(size("512").expect("a size"), 512);
-        assert!(size("M").is_err() && size("-1").is_err());
+        assert!(size("M").is_err() && size("-1").is_err() && size("20000000000G").is_err());
     }
 }

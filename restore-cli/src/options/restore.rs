@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use super::dump::size;
 use super::{Other, Treatment, ignores_cgroups, other, verbosity};
+use crate::schedule;
 
 /// What `thaw restore` was asked to do.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ pub(crate) struct Restore {
     pub(crate) detached: bool,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) plan: restore_core::Options,
+    /// As it was given: an order can only be understood when the steps are known.
+    pub(crate) schedule: schedule::Choice,
+    pub(crate) trace: Option<PathBuf>,
     /// Options that would change the result and are not supported; the command fails, with a log.
     pub(crate) refused: Vec<String>,
 }
@@ -77,8 +82,12 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
         detached: false,
         pidfile: None,
         plan: restore_core::Options::default(),
+        schedule: schedule::Choice::default(),
+        trace: None,
         refused: Vec::new(),
     };
+    restore.plan.gpu_rules = gpu_kfd::Rules::from_lookup(|name| std::env::var(name).ok())
+        .map_err(|error| error.to_string())?;
     while let Some(arg) = parser.next()? {
         match arg {
             Short('D') | Long("images-dir") => images_dir = Some(parser.value()?.into()),
@@ -93,6 +102,13 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Short('j') | Long("shell-job") => restore.plan.shell_job = true,
             Long("pidfile") => restore.pidfile = Some(parser.value()?.into()),
             Long("huge-pages") => restore.plan.huge_pages = on_or_off(&parser.value()?)?,
+            Long("schedule") => restore.schedule = schedule::parse(&parser.value()?.string()?)?,
+            Long("trace") => restore.trace = Some(parser.value()?.into()),
+            Long("gpu-map") => restore.plan.gpu_map = gpu_map(&parser.value()?.string()?)?,
+            Long("copy-buffer") => {
+                restore.plan.copy_buffer_bytes = size(&parser.value()?.string()?)? as usize
+            }
+            Long("verify") => restore.plan.verify_contents = true,
             Long("workers") => restore.plan.workers_max = parser.value()?.parse()?,
             Long("manage-cgroups") => {
                 restore.plan.ignore_cgroups |= ignores_cgroups(parser.optional_value())?;
@@ -113,6 +129,10 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
     }
     restore.images_dir = images_dir;
     Ok(restore)
+}
+
+fn gpu_map(text: &str) -> Result<gpu_kfd::UserMap, lexopt::Error> {
+    text.parse().map_err(|error: gpu_kfd::UserMapError| error.to_string().into())
 }
 
 fn on_or_off(value: &OsString) -> Result<bool, lexopt::Error> {

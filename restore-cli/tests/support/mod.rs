@@ -6,6 +6,8 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
+pub(crate) mod gpu;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -133,7 +135,7 @@ fn criu() -> Option<PathBuf> {
 }
 
 /// Path of a program that is built beside the tests.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test binary has a path");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     profile.join("examples").join(name)

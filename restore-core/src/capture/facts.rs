@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use gpu_kfd::DeviceKind;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat};
 
@@ -11,7 +12,7 @@ use super::identity::{self, Namespaces};
 use super::proc::{self, fdinfo::FdInfo, smaps::Vma, stat::Stat, status::Status};
 use super::steps::Steps;
 use super::tree::Member;
-use super::{DumpError, raw};
+use super::{DumpError, files, raw};
 use crate::remote::spawn::open_pidfd;
 
 /// Resources that `/proc/<pid>/limits` lists, in the kernel's numbering (`RLIM_NLIMITS`).
@@ -38,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) stat: FileStat,
     /// What the kernel calls it.
     pub(crate) link: Vec<u8>,
+    /// Which device of a GPU it is, if it is one.
+    pub(crate) device: Option<DeviceKind>,
 }
 
 impl Held {
@@ -45,7 +48,8 @@ impl Held {
         let stat = fstat(&file)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let link = nix::fcntl::readlink(path.as_str())?.as_bytes().to_vec();
-        Ok(Self { file, stat, link })
+        let device = files::device_kind(&file, &stat, &link);
+        Ok(Self { file, stat, link, device })
     }
 
     /// Opens an entry of `/proc` that leads to a file, without opening the file itself.
@@ -130,6 +134,11 @@ impl Facts {
             root: Held::behind(pid, "root")?,
             namespaces: identity::namespaces(pid)?,
         })
+    }
+
+    /// Which device of a GPU a mapping shows, if it does.
+    pub(crate) fn device_at(&self, mapping: usize) -> Option<DeviceKind> {
+        self.mapped[mapping].and_then(|(file, _)| self.mapped_files[file].device)
     }
 
     /// The leader.

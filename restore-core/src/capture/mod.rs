@@ -10,6 +10,7 @@ mod ask;
 mod facts;
 mod files;
 mod freezer;
+mod gpu;
 mod groups;
 mod identity;
 mod keeper;
@@ -26,8 +27,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use gpu_kfd::{ContentsError, DeviceError, TopologyError};
 use nix::errno::Errno;
 
+pub use gpu::UnpauseError;
 pub use keeper::{Ended, KeeperError, keep};
 pub use steps::Mishap;
 
@@ -244,6 +247,41 @@ pub enum DumpError {
         /// The kernel's error.
         errno: Errno,
     },
+    /// A call on a device file failed.
+    #[error("cannot capture GPU state of process {pid}")]
+    Device {
+        /// The process.
+        pid: i32,
+        /// Which call on which device, and why.
+        source: Box<DeviceError>,
+    },
+    /// Contents of a buffer could not be read.
+    #[error("cannot copy buffers of process {pid} to {image}")]
+    Contents {
+        /// The process.
+        pid: i32,
+        /// The image.
+        image: String,
+        /// Why.
+        source: Box<ContentsError>,
+    },
+    /// The GPUs of this host could not be listed.
+    #[error("cannot read the topology of the GPUs")]
+    Topology {
+        /// Why.
+        source: Box<TopologyError>,
+    },
+    /// A process has a GPU that this host does not show.
+    #[error("process {pid} has GPU {gpu_id:#x}, which is not in the topology of this host")]
+    UnknownGpu {
+        /// The process.
+        pid: i32,
+        /// The id by which it knows the GPU.
+        gpu_id: u32,
+    },
+    /// Queues that were stopped could not be started again.
+    #[error(transparent)]
+    Unpause(#[from] UnpauseError),
     /// A thread uses processor state that the images have no place for.
     #[error("thread {tid} uses processor state {components:#x}, which images cannot hold")]
     Xstate {
@@ -292,13 +330,24 @@ pub enum DumpError {
     WorkerLost,
 }
 
+/// Why a tree is not as it was before the dump.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// A task could not be let go.
+    #[error(transparent)]
+    Trace(#[from] FreezeError),
+    /// Queues that were stopped could not be started again.
+    #[error(transparent)]
+    Queues(#[from] UnpauseError),
+}
+
 /// A failed dump.
 #[derive(Debug)]
 pub struct DumpFailure {
     /// The first error.
     pub error: DumpError,
     /// What went wrong while the tree was let go, if something did: it may not be as it was.
-    pub undo: Option<FreezeError>,
+    pub undo: Option<UndoError>,
     /// Steps that were taken.
     pub steps: u32,
 }
@@ -332,6 +381,15 @@ pub enum DumpEvent {
     },
     /// Everything was read from outside, and nothing stands against the dump.
     Read,
+    /// GPU queues are stopped, and what the drivers have is known.
+    Gpus {
+        /// Processes with state in the KFD.
+        processes: usize,
+        /// Device files.
+        files: usize,
+        /// Buffers.
+        buffers: usize,
+    },
     /// Every process has been asked, and is as it was found.
     Asked,
     /// All images are written, beside their place.

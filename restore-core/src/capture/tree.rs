@@ -5,19 +5,26 @@
 //! look at the whole tree that finds nothing new.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
+use super::gpu::Paused;
 use super::proc::{self, stat::Stat};
 use super::steps::Steps;
 use super::task::{self, restart, restart::Slept};
-use super::{DumpError, Leave, memory};
+use super::{DumpError, Leave, UndoError, memory};
 use crate::remote::freeze::FreezeError;
 use crate::remote::tracee::Tracee;
 
 /// Longest wait for a task to stop. One in an uninterruptible call cannot; NFS takes seconds.
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a killed tree: the kernel frees its memory first. It is dead by then, so a
+/// task that takes longer is no error.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const END_LOOK_PERIOD: Duration = Duration::from_micros(200);
 /// Rounds of looking for new tasks. A tree that outruns this many forks without end.
 const ROUNDS_MAX: usize = 1000;
 
@@ -48,6 +55,8 @@ impl Member {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     pub(crate) members: Vec<Member>,
+    /// Members whose GPU queues were stopped. They go on before their threads do.
+    pub(crate) paused: Paused,
 }
 
 impl Tree {
@@ -149,9 +158,9 @@ impl Tree {
         }
     }
 
-    /// Lets every task go, as it was found. What fails is a task that has gone.
-    pub(crate) fn release(&mut self) -> Result<(), FreezeError> {
-        let mut result = Ok(());
+    /// Lets every task go, as it was found. What fails is a task that has gone, or a GPU.
+    pub(crate) fn release(&mut self) -> Result<(), UndoError> {
+        let mut result = self.paused.start_all().map_err(UndoError::from);
         for member in self.members.iter_mut().rev() {
             let slept = std::mem::take(&mut member.slept);
             for mut thread in member.threads.drain(..).rev() {
@@ -160,7 +169,7 @@ impl Tree {
                 }
                 let put_back = thread.put_back();
                 let released = put_back.and(thread.release());
-                result = result.and(released);
+                result = result.and(released.map_err(UndoError::from));
             }
         }
         result
@@ -168,22 +177,54 @@ impl Tree {
 
     /// Ends the dump as the caller wants it for the tree.
     pub(crate) fn conclude(&mut self, leave: Leave) -> Result<(), DumpError> {
+        // A tree that is killed takes its queues along.
+        if leave == Leave::Killed {
+            self.kill()?;
+            self.paused.forget();
+            return Ok(());
+        }
+        // Before any thread of it runs: a program must not see its queues stand still.
+        self.paused.start_all()?;
         match leave {
-            Leave::Running => {}
+            Leave::Running | Leave::Killed => {}
             Leave::Stopped => {
                 for member in self.members.iter().filter(|m| !m.is_zombie()) {
                     send(member.pid, libc::SIGSTOP)?;
                 }
             }
-            Leave::Killed => return self.kill(),
         }
-        self.release().map_err(DumpError::from)
+        self.release().map_err(|error| match error {
+            UndoError::Trace(error) => error.into(),
+            UndoError::Queues(error) => error.into(),
+        })
     }
 
-    /// Kills the tree. Its parent sees it end, as upstream has it.
+    /// Kills the tree, and waits until it is gone but for its exit statuses: who restores it next
+    /// needs its ids and its GPU memory. Its parent sees it end, as upstream has it.
     fn kill(&self) -> Result<(), DumpError> {
-        let live = self.members.iter().filter(|member| !member.is_zombie());
-        live.map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)
+        let live = || self.members.iter().filter(|member| !member.is_zombie());
+        live().map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)?;
+        let begin = Instant::now();
+        let mut left: Vec<i32> =
+            live().flat_map(|member| &member.threads).map(Tracee::tid).collect();
+        while !left.is_empty() && begin.elapsed() < END_WAIT_MAX {
+            // Its tracer sees each thread end; what is then no child of ours is its parent's.
+            left.retain(|&tid| !has_ended(tid));
+            if !left.is_empty() {
+                std::thread::sleep(END_LOOK_PERIOD);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a killed thread that we trace has ended.
+fn has_ended(tid: i32) -> bool {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+    match waitpid(Pid::from_raw(tid), flags) {
+        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => true,
+        Ok(_) => false,
     }
 }
 

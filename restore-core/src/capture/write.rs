@@ -25,12 +25,14 @@ use super::steps::Steps;
 use super::task::restart::Patch;
 use super::task::{self, Machine};
 use super::tree::{Member, Tree};
-use super::{DumpError, DumpEvent, DumpOptions, identity, proc};
+use super::{DumpError, DumpEvent, DumpOptions, gpu, identity, proc};
 use crate::refusal::Refusal;
 
 /// `CRTOOLS_IMAGES_V1_1` of CRIU 4.2.
 const IMAGE_VERSION: u32 = 2;
 const NSEC_PER_SEC: i64 = 1_000_000_000;
+/// Name of CRIU's plugin that restores GPU state.
+const GPU_PLUGIN: &[u8] = b"amdgpu_plugin";
 
 /// When the dump began, and how long the tree took to stop.
 #[derive(Clone, Copy, Debug)]
@@ -65,11 +67,19 @@ pub(crate) fn all(
     let facts = spread(options, &members, |member, _| Facts::of(member, steps))?;
     let mut files = FileTable::new(options);
     let described = describe(&facts, &mut files)?;
+    let mut gpu_refusals = Vec::new();
+    // From here on no queue writes to memory: nothing of it has been read yet.
+    let gpu = gpu::look(&files.devices, &facts, &mut tree.paused, steps, &mut gpu_refusals)?;
+    if let Some(gpu) = &gpu {
+        let (processes, files, buffers) = gpu.counts();
+        observe(DumpEvent::Gpus { processes, files, buffers });
+    }
     let live = tree.members.iter_mut().filter(|member| !member.is_zombie());
     let layout = task::Layout::of_host();
     let machines: Vec<Vec<Machine>> =
         live.map(|member| task::machines(member, &layout, steps)).collect::<Result<_, _>>()?;
-    let refusals = refusals(tree, &facts, &machines, &mut files)?;
+    let mut refusals = refusals(tree, &facts, &machines, &mut files)?;
+    refusals.append(&mut gpu_refusals);
     if !refusals.is_empty() {
         return Err(DumpError::Refused(refusals));
     }
@@ -98,9 +108,12 @@ pub(crate) fn all(
         let bytes = ImageBuilder::of_one(ImageKind::Cgroup, &record);
         folder.put(&ImageKind::Cgroup.file_name(0), &bytes)?;
     }
+    if let Some(gpu) = &gpu {
+        gpu.write(options, folder, steps)?;
+    }
     let mut next_pages_id = facts.len() as u32 + 1;
     let (links, shared) = files.write(folder, &mut next_pages_id, steps)?;
-    whole(tree, folder, steps)?;
+    whole(tree, gpu.is_some(), folder, steps)?;
     statistics(&counts, shared, times, folder)?;
     Ok(links)
 }
@@ -119,9 +132,11 @@ fn refusals(
             refusals.extend(machine.refuse(member.pid, thread.tid()));
         }
     }
-    refusals.extend(
-        facts.iter().flat_map(|f| f.vmas.iter().filter_map(|vma| memory::refuse(f.pid, vma))),
-    );
+    for facts in facts {
+        let vmas = facts.vmas.iter().enumerate();
+        let plain = vmas.filter(|(at, _)| facts.device_at(*at).is_none());
+        refusals.extend(plain.filter_map(|(_, vma)| memory::refuse(facts.pid, vma)));
+    }
     refusals.append(&mut files.refusals);
     Ok(refusals)
 }
@@ -244,7 +259,7 @@ fn zombies(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError>
 }
 
 /// Images of the tree as a whole.
-fn whole(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
+fn whole(tree: &Tree, has_gpus: bool, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
     steps.next("write the images of the tree")?;
     let mut pstree = ImageBuilder::new(ImageKind::Pstree);
     for member in &tree.members {
@@ -266,6 +281,7 @@ fn whole(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
     folder.put(&ImageKind::Seccomp.file_name(0), &seccomp)?;
     let timens = ImageBuilder::of_one(ImageKind::Timens, &timens(tree.members[0].pid));
     folder.put(&ImageKind::Timens.file_name(0), &timens)?;
+    let plugins = has_gpus.then(|| GPU_PLUGIN.to_vec()).into_iter().collect();
     let inventory = InventoryEntry {
         img_version: IMAGE_VERSION,
         fdinfo_per_id: Some(true),
@@ -274,7 +290,7 @@ fn whole(tree: &Tree, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
         root_cg_set: Some(OWN_SET),
         lsmtype: Some(0),
         network_lock_method: Some(0),
-        plugins_entry: Some(PluginsEntry::default()),
+        plugins_entry: Some(PluginsEntry { plugins }),
         dump_criu_run_id: Some(run_id()),
         ..InventoryEntry::default()
     };

@@ -5,11 +5,14 @@
 //! restore, so the root dies with it. Workers own their targets; messages move, nothing is shared.
 
 mod attributes;
+mod copiers;
 mod credentials;
 mod descriptors;
+mod devices;
 mod finish;
 mod memory;
 mod pool;
+mod sabotage;
 mod signals;
 mod target;
 mod threads;
@@ -21,13 +24,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use gpu_kfd::{DeviceError, KfdFd};
 use nix::errno::Errno;
 
+pub use devices::copy::CopyError;
+#[doc(hidden)]
+pub use sabotage::Sabotage;
 pub use worker::Stage;
 pub use xstate::XstateError;
 
+use crate::contract::{ScheduleError, StepId, TraceEvent, TraceStage};
 use crate::files::{FilesError, ObjectKey, OpenedFiles};
 use crate::plan::{Kind, ProcessPlan, RestorePlan, Role};
 use crate::remote::freeze::FreezeError;
@@ -113,6 +121,33 @@ pub enum StepError {
         /// Why.
         source: XstateError,
     },
+    /// A device call.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The driver gave a buffer another handle than it had.
+    #[error("{} gave a buffer handle {got}, it had {wanted}", path.display())]
+    Handle {
+        /// The render node.
+        path: PathBuf,
+        /// As it was.
+        wanted: u32,
+        /// As it would be.
+        got: u32,
+    },
+    /// A mapping shows a buffer that the driver does not let a process map.
+    #[error("process {pid}: the buffer at {address:#x} cannot be mapped")]
+    NotShown {
+        /// The process.
+        pid: i32,
+        /// Where it was mapped.
+        address: u64,
+    },
+    /// A descriptor could not be copied.
+    #[error("cannot copy a descriptor (see RLIMIT_NOFILE)")]
+    Duplicate {
+        /// The kernel's error.
+        source: std::io::Error,
+    },
     /// The stop of a process that was stopped could not be queued.
     #[error("cannot stop process {pid}: {errno}")]
     Stop {
@@ -135,6 +170,56 @@ pub enum RestoreError {
         stage: Stage,
         /// What failed.
         source: StepError,
+    },
+    /// A device file of one process.
+    #[error("process {pid}, device file {label} ({path}): {source}")]
+    Device {
+        /// The process.
+        pid: i32,
+        /// Which of its steps, as `thaw plan` names it.
+        label: String,
+        /// The device.
+        path: String,
+        /// What failed.
+        source: StepError,
+    },
+    /// The same as a worker sees it: it knows the number of its step, not its name.
+    #[doc(hidden)]
+    #[error("device step {}: {source}", step.0)]
+    DeviceStep {
+        /// The step.
+        step: StepId,
+        /// What failed.
+        source: StepError,
+    },
+    /// The order of device steps is not a legal one; it is checked when the plan is made.
+    #[error(transparent)]
+    Schedule(ScheduleError),
+    /// Contents of buffers.
+    #[error("process {pid}, contents of device file {label}: {source}")]
+    Contents {
+        /// The process.
+        pid: i32,
+        /// The step that made the buffers.
+        label: String,
+        /// What failed.
+        source: CopyError,
+    },
+    /// The GPU queues of a process could not be started again.
+    #[error("process {pid}: its GPU queues cannot be resumed: {source}")]
+    Resume {
+        /// The process.
+        pid: i32,
+        /// The driver's error.
+        source: DeviceError,
+    },
+    /// A device step or a copy did not end in time.
+    #[error("{what} did not end within {seconds} s")]
+    Overdue {
+        /// What was waited for.
+        what: String,
+        /// The limit.
+        seconds: u64,
     },
     /// A file, pipe or other shared object.
     #[error(transparent)]
@@ -198,17 +283,8 @@ pub enum Event {
         /// Open objects.
         objects: usize,
     },
-    /// One process has finished one stage.
-    Step {
-        /// The process.
-        pid: i32,
-        /// The stage.
-        stage: Stage,
-        /// Begin on the monotonic clock.
-        begin: Instant,
-        /// End on the same clock.
-        end: Instant,
-    },
+    /// Something of one process has been done, or has failed.
+    Step(TraceEvent),
     /// All processes have finished a stage.
     Reached(Stage),
 }
@@ -258,11 +334,18 @@ fn carry_out(
     let ids = plan.ids.clone();
     let workers = worker_count(&plan);
     let mut pool = Pool::start(workers, &plan.ids, &host)?;
+    let outline = plan.outline.clone();
+    if outline.steps.iter().any(|step| step.content_bytes > 0) {
+        pool.start_copiers(&plan)?;
+    }
     check_ids(&plan)?;
     if let Some(here) = &plan.vdso {
         memory::vdso::check(&plan.processes, here, &plan.images)?;
     }
     let RestorePlan { mut processes, files, region_base, slots, fds_end, options, .. } = plan;
+    let step_targets = step_targets(&processes);
+    let with_state = processes.iter().filter(|process| process.has_gpu_state());
+    let with_state: Vec<i32> = with_state.map(|process| process.pid).collect();
     raise_descriptor_limit()?;
     let first = processes[0].pid;
     memory::cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
@@ -298,14 +381,60 @@ fn carry_out(
     pool.create(leader, count, brood, observe)?;
     let guard = start_guard(guard_slot, &ids, brood)?;
     files.open_late()?;
+    pool.devices(&outline, (options.schedule, options.sabotage), &step_targets, observe)?;
     pool.stage(Stage::Build, observe)?;
     files.arm_timers()?;
     pool.stage(Stage::Freeze, observe)?;
+    pool.contents(&outline, observe)?;
+    resume(&with_state, pool.coordinator(), observe)?;
     pool.stage(Stage::Release, observe)?;
     brood.release();
     drop(guard); // the moment from which the tree lives, whatever becomes of us
     files.finish();
     Ok(Restored { root, root_pidfd })
+}
+
+/// Whose each device step is: the place of its process among all.
+fn step_targets(processes: &[ProcessPlan]) -> Vec<usize> {
+    let of = |(index, process): (usize, &ProcessPlan)| match &process.kind {
+        Kind::Live(live) => live.devices.iter().map(|device| (device.step, index)).collect(),
+        Kind::Zombie(_) | Kind::Helper => Vec::new(),
+    };
+    let targets: BTreeMap<StepId, usize> = processes.iter().enumerate().flat_map(of).collect();
+    targets.into_values().collect()
+}
+
+/// Starts the GPU queues of every process: last of all, and a failure is a failure of the restore.
+/// It is asked of the driver through a file of ours, for each process by its pid.
+fn resume(pids: &[i32], worker: usize, observe: &mut dyn FnMut(Event)) -> Result<(), RestoreError> {
+    let mut kfd = None;
+    for &pid in pids {
+        let begin_ns = now_ns();
+        let result = match &mut kfd {
+            Some(kfd) => Ok(kfd),
+            none => KfdFd::open().map(|opened| none.insert(opened)),
+        };
+        let result = result.and_then(|kfd| kfd.resume(pid as u32));
+        let outcome = result.as_ref().map(|&()| ()).map_err(ToString::to_string);
+        observe(Event::Step(TraceEvent {
+            stage: TraceStage::Resume,
+            pid,
+            step: None,
+            worker,
+            begin_ns,
+            end_ns: now_ns(),
+            outcome,
+        }));
+        result.map_err(|source| RestoreError::Resume { pid, source })?;
+    }
+    Ok(())
+}
+
+/// The monotonic clock, in nanoseconds.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    // It is there on every Linux.
+    now.map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }
 
 fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
@@ -320,7 +449,8 @@ fn surroundings(plan: &RestorePlan) -> Result<Surroundings, RestoreError> {
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .unwrap_or(0);
-    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding })
+    let ignores_edges = plan.options.sabotage == Some(Sabotage::EdgeIgnored);
+    Ok(Surroundings { images: plan.images.clone(), loginuid, bounding, ignores_edges })
 }
 
 /// Starts the guard. Its pid may be one that a thread of the tree is still to take: ids are given
@@ -459,6 +589,7 @@ fn assign(
             leader: None,
             threads: Vec::new(),
             stopped: Vec::new(),
+            devices: devices::Devices::default(),
             leave_stopped,
         });
     }

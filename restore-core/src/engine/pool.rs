@@ -5,12 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use super::copiers::Copiers;
+use super::devices::Product;
+use super::devices::copy::Copied;
+use super::sabotage::{Chooser, Sabotage, leak};
 use super::target::Target;
 use super::worker::{self, Order, Report, Surroundings};
 use super::{Event, RestoreError, Stage};
+use crate::contract::{DeviceStep, Outline, Schedule, StepId, TraceEvent, TraceStage};
+use crate::plan::RestorePlan;
 use crate::remote::ring::Remote;
 use crate::remote::spawn::Brood;
 
@@ -21,10 +28,73 @@ const THREADS_TRIED_MAX: usize = 10_000;
 /// Orders that can wait for one worker: its targets' births and one stage.
 const ORDERS_QUEUED_MAX: usize = 1024;
 
+/// Longest silence of all workers and copiers together while device files are restored: the calls
+/// of a target have a limit of 120 s, after which its worker reports.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+
 #[derive(Debug)]
 struct Hand {
     orders: Sender<Order>,
     thread: JoinHandle<()>,
+}
+
+/// A thread that was started and has told its id; it may turn out to be in the way.
+pub(super) trait Started {
+    /// Ends it before it has done anything.
+    fn end(self) -> std::thread::Result<()>;
+}
+
+impl Started for Hand {
+    fn end(self) -> std::thread::Result<()> {
+        drop(self.orders);
+        self.thread.join()
+    }
+}
+
+/// Where a new thread tells its id.
+#[derive(Clone, Debug)]
+pub(super) struct Birth(Sender<(usize, i32)>);
+
+impl Birth {
+    /// Says that the calling thread is the one with this number.
+    pub(super) fn report(&self, number: usize) {
+        let _ = self.0.send((number, nix::unistd::gettid().as_raw()));
+    }
+}
+
+/// Starts threads until `count` of them have ids that are not in `ids`; the others are ended.
+pub(super) fn start_beside<T: Started>(
+    count: usize,
+    ids: &BTreeSet<i32>,
+    mut start: impl FnMut(usize, Birth) -> Result<T, RestoreError>,
+) -> Result<Vec<T>, RestoreError> {
+    let (births, born) = unbounded();
+    let births = Birth(births);
+    let (mut kept, mut waiting) = (Vec::new(), BTreeMap::new());
+    // Kept alive until all are found, or the kernel could hand out the same id again.
+    let mut rejected = Vec::new();
+    let mut started = 0;
+    while kept.len() < count {
+        while kept.len() + waiting.len() < count {
+            waiting.insert(started, start(started, births.clone())?);
+            started += 1;
+        }
+        let Ok((number, tid)) = born.recv() else {
+            return Err(RestoreError::WorkerLost);
+        };
+        let thread = waiting.remove(&number).expect("each thread reports once");
+        if !ids.contains(&tid) {
+            kept.push(thread);
+        } else if rejected.len() < THREADS_TRIED_MAX {
+            rejected.push(thread);
+        } else {
+            return Err(RestoreError::IdTaken { id: tid });
+        }
+    }
+    for thread in rejected {
+        thread.end().map_err(|_| RestoreError::WorkerLost)?;
+    }
+    Ok(kept)
 }
 
 /// The worker threads. Dropping it ends them: their order channels close.
@@ -35,6 +105,7 @@ pub(super) struct Pool {
     report_to: Sender<Report>,
     /// Which worker owns which target.
     owners: Vec<usize>,
+    copiers: Option<Copiers>,
 }
 
 impl Pool {
@@ -45,47 +116,43 @@ impl Pool {
         host: &Surroundings,
     ) -> Result<Self, RestoreError> {
         let (report_to, reports) = unbounded();
-        let mut pool = Self { hands: Vec::new(), reports, report_to, owners: Vec::new() };
-        // Kept alive until all are found, or the kernel could hand out the same id again.
-        let mut rejected = Vec::new();
-        let mut waiting = BTreeMap::new();
-        let mut started = 0;
-        while pool.hands.len() < count {
-            while pool.hands.len() + waiting.len() < count {
-                waiting.insert(started, pool.spawn(started, host)?);
-                started += 1;
-            }
-            let Ok(Report::Started { worker, tid }) = pool.reports.recv() else {
-                return Err(RestoreError::WorkerLost);
-            };
-            let hand = waiting.remove(&worker).expect("each worker reports once");
-            if !ids.contains(&tid) {
-                pool.hands.push(hand);
-            } else if rejected.len() < THREADS_TRIED_MAX {
-                rejected.push(hand);
-            } else {
-                return Err(RestoreError::IdTaken { id: tid });
-            }
-        }
-        for hand in rejected {
-            drop(hand.orders);
-            hand.thread.join().map_err(|_| RestoreError::WorkerLost)?;
-        }
+        let mut pool =
+            Self { hands: Vec::new(), reports, report_to, owners: Vec::new(), copiers: None };
+        pool.hands = start_beside(count, ids, |worker, birth| pool.spawn(worker, birth, host))?;
         Ok(pool)
     }
 
-    fn spawn(&self, worker: usize, host: &Surroundings) -> Result<Hand, RestoreError> {
+    fn spawn(
+        &self,
+        worker: usize,
+        birth: Birth,
+        host: &Surroundings,
+    ) -> Result<Hand, RestoreError> {
         let (orders, receive) = bounded(ORDERS_QUEUED_MAX);
         let (reports, host) = (self.report_to.clone(), host.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker {worker}"))
             .spawn(move || {
-                let tid = nix::unistd::gettid().as_raw();
-                let _ = reports.send(Report::Started { worker, tid });
-                worker::run(&receive, &reports, &host);
+                birth.report(worker);
+                let run = || worker::run(&receive, &reports, &host);
+                // A panic is a bug; the coordinator must hear of it.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+                    let _ = reports.send(Report::Failed(Box::new(RestoreError::WorkerLost)));
+                }
             })
             .map_err(|source| RestoreError::Setup { what: "start a worker", source })?;
         Ok(Hand { orders, thread })
+    }
+
+    /// Starts the threads that copy contents of buffers.
+    pub(super) fn start_copiers(&mut self, plan: &RestorePlan) -> Result<(), RestoreError> {
+        self.copiers = Some(Copiers::start(plan, self.hands.len())?);
+        Ok(())
+    }
+
+    /// The number of the coordinator in a trace.
+    pub(super) fn coordinator(&self) -> usize {
+        self.hands.len() + self.copiers.as_ref().map_or(0, Copiers::count)
     }
 
     /// Deals the targets out, one after the other.
@@ -96,8 +163,8 @@ impl Pool {
         for (index, target) in targets.into_iter().enumerate() {
             shares[index % count].push(target);
         }
-        for (hand, share) in self.hands.iter().zip(shares) {
-            let _ = hand.orders.send(Order::Adopt(share));
+        for (worker, (hand, share)) in self.hands.iter().zip(shares).enumerate() {
+            let _ = hand.orders.send(Order::Adopt(worker, share));
         }
     }
 
@@ -114,15 +181,13 @@ impl Pool {
         while created < count {
             match self.reports.recv() {
                 Ok(Report::Born { index, leader }) => self.deliver(index, leader, brood),
-                Ok(Report::Step { pid, stage, begin, end }) => {
-                    created += 1;
-                    observe(Event::Step { pid, stage, begin, end });
-                }
+                Ok(Report::Event(event)) => observe(Event::Step(event)),
+                Ok(Report::Created) => created += 1,
                 Ok(Report::Failed(error)) => {
                     self.take_stragglers(brood);
                     return Err(*error);
                 }
-                Ok(Report::Started { .. } | Report::Finished { .. }) => {}
+                Ok(Report::Device { .. } | Report::Finished { .. }) => {}
                 Err(_) => return Err(RestoreError::WorkerLost),
             }
         }
@@ -163,15 +228,144 @@ impl Pool {
         while finished < self.hands.len() {
             match self.reports.recv() {
                 Ok(Report::Finished { stage: of }) if of == stage => finished += 1,
-                Ok(Report::Step { pid, stage, begin, end }) => {
-                    observe(Event::Step { pid, stage, begin, end });
-                }
+                Ok(Report::Event(event)) => observe(Event::Step(event)),
                 Ok(Report::Failed(error)) => return Err(*error),
-                Ok(Report::Started { .. } | Report::Finished { .. } | Report::Born { .. }) => {}
+                Ok(
+                    Report::Created
+                    | Report::Device { .. }
+                    | Report::Finished { .. }
+                    | Report::Born { .. },
+                ) => {}
                 Err(_) => return Err(RestoreError::WorkerLost),
             }
         }
         observe(Event::Reached(stage));
         Ok(())
+    }
+
+    /// Restores all device files, in an order that the schedule chooses and the contract allows.
+    /// `targets` says whose each step is.
+    pub(super) fn devices(
+        &mut self,
+        outline: &Outline,
+        schedule: (Schedule, Option<Sabotage>),
+        targets: &[usize],
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<(), RestoreError> {
+        let (schedule, sabotage) = schedule;
+        let scheduler = Chooser::new(outline, schedule, sabotage);
+        let mut scheduler = scheduler.map_err(RestoreError::Schedule)?;
+        let mut last = None;
+        let mut given: BTreeMap<StepId, Vec<Product>> = BTreeMap::new();
+        while !scheduler.is_done() {
+            for step in scheduler.start() {
+                let index = targets[step.0];
+                let given = given.remove(&step).unwrap_or_default();
+                let orders = &self.hands[self.owners[index]].orders;
+                let _ = orders.send(Order::Device { index, step, given });
+            }
+            let Some(report) = self.hear(outline, "a device step", observe)? else { continue };
+            match report {
+                Report::Event(event) => observe(Event::Step(event)),
+                Report::Device { step, products, mut copies } => {
+                    if sabotage == Some(Sabotage::StateLeaked) {
+                        leak(&mut last, &mut copies);
+                    }
+                    hand_on(outline, step, products, &mut given)?;
+                    if let Some(copiers) = &mut self.copiers {
+                        copiers.queue(copies);
+                    }
+                    scheduler.finished(step);
+                }
+                Report::Failed(error) => return Err(named(*error, outline)),
+                Report::Created | Report::Finished { .. } | Report::Born { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all contents have arrived.
+    pub(super) fn contents(
+        &mut self,
+        outline: &Outline,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<(), RestoreError> {
+        while self.copiers.as_ref().is_some_and(|copiers| !copiers.is_idle()) {
+            // Workers have nothing left to say but what they have reached.
+            self.hear(outline, "a copy into a buffer", observe)?;
+        }
+        self.copiers = None;
+        Ok(())
+    }
+
+    /// The next word of a worker; what copiers say is dealt with on the way.
+    fn hear(
+        &mut self,
+        outline: &Outline,
+        what: &str,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Option<Report>, RestoreError> {
+        let never = crossbeam::channel::never();
+        let copied = self.copiers.as_ref().and_then(Copiers::done).unwrap_or(&never);
+        let copied = crossbeam::select! {
+            recv(self.reports) -> report => {
+                return report.map(Some).map_err(|_| RestoreError::WorkerLost);
+            }
+            recv(copied) -> copied => copied.map_err(|_| RestoreError::WorkerLost)?,
+            default(SILENCE_MAX) => {
+                let seconds = SILENCE_MAX.as_secs();
+                return Err(RestoreError::Overdue { what: what.to_owned(), seconds });
+            }
+        };
+        if let Some(copiers) = &mut self.copiers {
+            copiers.note();
+        }
+        let Copied { step, copier, begin_ns, end_ns, result } = copied;
+        let pid = outline.step(step).pid;
+        let outcome = result.as_ref().map(|&()| ()).map_err(ToString::to_string);
+        observe(Event::Step(TraceEvent {
+            stage: TraceStage::Contents,
+            pid,
+            step: Some(step),
+            worker: copier,
+            begin_ns,
+            end_ns,
+            outcome,
+        }));
+        let label = outline.label(step);
+        result.map_err(|source| RestoreError::Contents { pid, label, source })?;
+        Ok(None)
+    }
+}
+
+/// Gives what a step has made to those that wait for it.
+fn hand_on(
+    outline: &Outline,
+    from: StepId,
+    products: Vec<Product>,
+    given: &mut BTreeMap<StepId, Vec<Product>>,
+) -> Result<(), RestoreError> {
+    for (reason, made) in products {
+        let edges = outline.edges.iter();
+        for edge in edges.filter(|edge| edge.from == from && edge.reason == reason) {
+            let copy = made.try_clone().map_err(|source| {
+                let what = "copy a descriptor (see RLIMIT_NOFILE)";
+                RestoreError::Setup { what, source }
+            })?;
+            given.entry(edge.to).or_default().push((reason.clone(), copy));
+        }
+    }
+    Ok(())
+}
+
+/// A worker knows the number of its step, not what it is called.
+fn named(error: RestoreError, outline: &Outline) -> RestoreError {
+    match error {
+        RestoreError::DeviceStep { step, source } => {
+            let label = outline.label(step);
+            let DeviceStep { pid, path, .. } = outline.step(step).clone();
+            RestoreError::Device { pid, label, path, source }
+        }
+        other => other,
     }
 }

@@ -12,6 +12,7 @@ use criu_image::ImageDir;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::StepError;
+use super::devices::Devices;
 use crate::files::ObjectKey;
 use crate::plan::{Group, Kind, LivePlan, ProcessPlan};
 use crate::remote::freeze::Stopped;
@@ -72,6 +73,8 @@ pub(super) struct Target {
     pub(super) threads: Vec<Remote>,
     /// All threads, once they have stopped for good.
     pub(super) stopped: Vec<Stopped>,
+    /// Its device files, as far as they are restored.
+    pub(super) devices: Devices,
     /// Whether every task is left stopped at the end.
     pub(super) leave_stopped: bool,
 }

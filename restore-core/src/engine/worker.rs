@@ -4,13 +4,14 @@
 //! may begin, and says what it has done. Every wait inside a stage has a limit, and a target that
 //! is killed ends it, so a worker always comes back.
 
-use std::time::Instant;
-
 use criu_image::ImageDir;
 use crossbeam::channel::{Receiver, Sender};
 
+use super::devices::Product;
+use super::devices::copy::CopyJob;
 use super::target::Target;
-use super::{RestoreError, StepError, threads};
+use super::{RestoreError, StepError, now_ns, threads};
+use crate::contract::{StepId, TraceEvent, TraceStage};
 use crate::remote::ring::Remote;
 
 /// A part of the restore that all processes finish before any begins the next.
@@ -27,6 +28,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// What a trace calls it.
+    fn in_trace(self) -> TraceStage {
+        match self {
+            Self::Create => TraceStage::Create,
+            Self::Build => TraceStage::Build,
+            Self::Freeze => TraceStage::Freeze,
+            Self::Release => TraceStage::Release,
+        }
+    }
+
     /// Name for people.
     pub fn name(self) -> &'static str {
         match self {
@@ -47,15 +58,20 @@ pub(super) struct Surroundings {
     pub(super) loginuid: u32,
     /// Capabilities in the restorer's bounding set.
     pub(super) bounding: u64,
+    /// For tests: see `sabotage`.
+    pub(super) ignores_edges: bool,
 }
 
 /// From the coordinator.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// These processes are yours.
-    Adopt(Vec<Target>),
+    /// You are the worker with this number, and these processes are yours.
+    Adopt(usize, Vec<Target>),
     /// The leader of your target with this index exists.
     Born(usize, Remote),
+    /// Restore the device file of this step, of your target with this index. What it needs of other
+    /// steps comes along.
+    Device { index: usize, step: StepId, given: Vec<Product> },
     /// Begin a stage.
     Begin(Stage),
 }
@@ -63,12 +79,14 @@ pub(super) enum Order {
 /// To the coordinator.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// A worker's thread runs, with this id.
-    Started { worker: usize, tid: i32 },
+    /// A process has made all its children.
+    Created,
     /// A process exists and waits for its worker.
     Born { index: usize, leader: Remote },
-    /// A process has finished a stage; times on one clock.
-    Step { pid: i32, stage: Stage, begin: Instant, end: Instant },
+    /// Something was done, or failed.
+    Event(TraceEvent),
+    /// A device step has ended.
+    Device { step: StepId, products: Vec<Product>, copies: Vec<CopyJob> },
     /// A worker has finished a stage for all its processes.
     Finished { stage: Stage },
     /// A step failed; the worker does nothing more.
@@ -77,16 +95,21 @@ pub(super) enum Report {
 
 /// The thread's life.
 pub(super) fn run(orders: &Receiver<Order>, reports: &Sender<Report>, host: &Surroundings) {
+    let mut tell = Tell { worker: 0, reports };
     let mut targets: Vec<Target> = Vec::new();
     // A closed channel means that the restore is over, one way or the other.
     for order in orders {
         let result = match order {
-            Order::Adopt(given) => {
+            Order::Adopt(worker, given) => {
+                tell.worker = worker;
                 targets = given;
                 Ok(())
             }
-            Order::Born(index, leader) => born(&mut targets, index, leader, host, reports),
-            Order::Begin(stage) => begin(&mut targets, stage, host, reports),
+            Order::Born(index, leader) => born(&mut targets, index, leader, host, &tell),
+            Order::Device { index, step, given } => {
+                device(&mut targets, index, (step, given), host, &tell)
+            }
+            Order::Begin(stage) => begin(&mut targets, stage, host, &tell),
         };
         if let Err(error) = result {
             let _ = reports.send(Report::Failed(Box::new(error)));
@@ -95,8 +118,37 @@ pub(super) fn run(orders: &Receiver<Order>, reports: &Sender<Report>, host: &Sur
     }
 }
 
+/// How a worker speaks to the coordinator.
+struct Tell<'a> {
+    worker: usize,
+    reports: &'a Sender<Report>,
+}
+
+impl Tell<'_> {
+    /// Does something for a process, and reports when it was and how it ended.
+    fn timed<T>(
+        &self,
+        stage: TraceStage,
+        (pid, step): (i32, Option<StepId>),
+        what: impl FnOnce() -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let begin_ns = now_ns();
+        let result = what();
+        let outcome = result.as_ref().map(drop).map_err(ToString::to_string);
+        let (worker, end_ns) = (self.worker, now_ns());
+        let event = TraceEvent { stage, pid, step, worker, begin_ns, end_ns, outcome };
+        let _ = self.reports.send(Report::Event(event));
+        result
+    }
+}
+
 fn at(pid: i32, stage: Stage) -> impl Fn(StepError) -> RestoreError {
     move |source| RestoreError::Step { pid, stage, source }
+}
+
+fn find(targets: &mut [Target], index: usize) -> &mut Target {
+    let mut own = targets.iter_mut();
+    own.find(|target| target.index == index).expect("the coordinator knows whose target it is")
 }
 
 fn born(
@@ -104,19 +156,35 @@ fn born(
     index: usize,
     leader: Remote,
     host: &Surroundings,
-    reports: &Sender<Report>,
+    tell: &Tell<'_>,
 ) -> Result<(), RestoreError> {
-    let target = targets
-        .iter_mut()
-        .find(|target| target.index == index)
-        .expect("the coordinator knows whose target it is");
+    let target = find(targets, index);
     target.leader = Some(leader);
-    let begin = Instant::now();
     let pid = target.plan.pid;
-    for (index, leader) in target.create(&host.images).map_err(at(pid, Stage::Create))? {
-        let _ = reports.send(Report::Born { index, leader });
+    let children = tell.timed(TraceStage::Create, (pid, None), || target.create(&host.images));
+    for (index, leader) in children.map_err(at(pid, Stage::Create))? {
+        let _ = tell.reports.send(Report::Born { index, leader });
     }
-    let _ = reports.send(Report::Step { pid, stage: Stage::Create, begin, end: Instant::now() });
+    let _ = tell.reports.send(Report::Created);
+    Ok(())
+}
+
+fn device(
+    targets: &mut [Target],
+    index: usize,
+    (step, given): (StepId, Vec<Product>),
+    host: &Surroundings,
+    tell: &Tell<'_>,
+) -> Result<(), RestoreError> {
+    let target = find(targets, index);
+    let pid = target.plan.pid;
+    let done = tell.timed(TraceStage::Device, (pid, Some(step)), || {
+        target.restore_device(step, given, host.ignores_edges)
+    });
+    // The coordinator knows what the step is called.
+    let done = done.map_err(|source| RestoreError::DeviceStep { step, source })?;
+    let _ =
+        tell.reports.send(Report::Device { step, products: done.products, copies: done.copies });
     Ok(())
 }
 
@@ -124,7 +192,7 @@ fn begin(
     targets: &mut [Target],
     stage: Stage,
     host: &Surroundings,
-    reports: &Sender<Report>,
+    tell: &Tell<'_>,
 ) -> Result<(), RestoreError> {
     if stage == Stage::Freeze {
         // Zombies and helpers first: a parent waits for them, and may belong to another worker.
@@ -133,18 +201,16 @@ fn begin(
         }
     }
     for target in targets.iter_mut() {
-        let begin = Instant::now();
         let pid = target.plan.pid;
-        match stage {
+        tell.timed(stage.in_trace(), (pid, None), || match stage {
             Stage::Create => Ok(()),
             Stage::Build => build(target, host),
             Stage::Freeze => freeze(target, host),
             Stage::Release => target.release(),
-        }
+        })
         .map_err(at(pid, stage))?;
-        let _ = reports.send(Report::Step { pid, stage, begin, end: Instant::now() });
     }
-    let _ = reports.send(Report::Finished { stage });
+    let _ = tell.reports.send(Report::Finished { stage });
     Ok(())
 }
 

@@ -29,6 +29,7 @@ use nix::errno::Errno;
 pub(crate) use epoll::{EpollAdd, epoll_adds};
 pub(crate) use raw::duplicate;
 
+use crate::plan::devices::is_device;
 use crate::refusal::Refusal;
 
 /// What a descriptor or mapping refers to.
@@ -48,6 +49,13 @@ pub(crate) enum ObjectKey {
     Shmem(u64),
     /// A pages image; not opened here but by the worker that reads it.
     Pages(u32),
+    /// A buffer of a GPU; it is the process's own device file that is mapped.
+    Buffer {
+        /// The file that has it.
+        file: FileId,
+        /// Its place among the file's buffers.
+        index: u32,
+    },
 }
 
 /// Why an object could not be opened.
@@ -175,8 +183,10 @@ fn body_needs<'a>(
 ) -> impl Iterator<Item = ObjectKey> + 'a {
     let table = checkpoint.fd_tables.get(&body.ids.files_id);
     let table = table.into_iter().flatten().map(|entry| entry.id);
+    // Device files are opened by the processes that have them.
+    let table = table.filter(|&id| !checkpoint.gpu.has(FileId(id)));
     let places = places(body).map(|(_, id)| id);
-    let mappings = body.mm.vmas.iter();
+    let mappings = body.mm.vmas.iter().filter(|vma| !is_device(vma));
     let mappings = mappings.filter_map(|vma| mapping_key(vma, checkpoint).ok()?);
     let files = table.chain(places).map(|id| ObjectKey::File(FileId(id)));
     files.chain(mappings)
@@ -230,7 +240,7 @@ pub(crate) fn plan(
             ObjectKey::File(id) => planner.file(key, id, None),
             ObjectKey::Mapping { file, flags } => planner.file(key, file, Some(flags)),
             ObjectKey::Shmem(shmid) => planner.shmem(key, shmid),
-            ObjectKey::Pages(_) => {}
+            ObjectKey::Pages(_) | ObjectKey::Buffer { .. } => {}
         }
     }
     planner.plan.pipes = pipe::plan(checkpoint, needs);

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use criu_image::record::VmaEntry;
 use criu_image::{Body, Checkpoint, vma_status};
 
+use super::devices::{DeviceMap, is_device};
 use crate::files::{self, ObjectKey};
 use crate::refusal::Refusal;
 
@@ -136,18 +137,18 @@ const FLAGS_KEPT: u32 = (libc::MAP_SHARED
     | 0x3f << 26) as u32;
 
 /// Status bits of mappings that are not supported, and what they are.
-const UNSUPPORTED: [(u32, &str); 6] = [
+const UNSUPPORTED: [(u32, &str); 5] = [
     (vma_status::SYSVIPC, "System V shared memory mapping"),
     (vma_status::SOCKET, "mapping of a packet socket"),
     (vma_status::AIORING, "asynchronous I/O ring"),
     (vma_status::SHSTK, "shadow stack"),
     (vma_status::UPROBES, "uprobes mapping"),
-    (vma_status::EXT_PLUGIN, "device mapping of a plugin"),
 ];
 
 /// Plans one address space; appends what cannot be restored to `refusals`.
 pub(crate) fn plan(
     checkpoint: &Checkpoint,
+    devices: &DeviceMap,
     pid: u32,
     body: &Body,
     refusals: &mut Vec<Refusal>,
@@ -159,7 +160,11 @@ pub(crate) fn plan(
             refusals.push(Refusal::new(*what, place, pid));
             continue;
         }
-        if let Err(refusal) = memory.add(checkpoint, pid, vma) {
+        let added = match is_device(vma) {
+            true => memory.add_device(checkpoint, devices, pid, vma),
+            false => memory.add(checkpoint, pid, vma),
+        };
+        if let Err(refusal) = added {
             refusals.push(refusal);
         }
     }
@@ -208,6 +213,33 @@ impl MemoryPlan {
             source,
             offset_bytes: if source.is_some() { vma.pgoff } else { 0 },
         });
+        if vma.flags & libc::MAP_LOCKED as u32 != 0 {
+            self.locks.push((vma.start, len(vma)));
+        }
+        self.add_advice(pid, vma)
+    }
+
+    /// A mapping of a device, as one mapping for each buffer that it shows.
+    fn add_device(
+        &mut self,
+        checkpoint: &Checkpoint,
+        devices: &DeviceMap,
+        pid: u32,
+        vma: &VmaEntry,
+    ) -> Result<(), Refusal> {
+        for part in devices.parts(checkpoint, pid, vma)? {
+            self.mappings.push(Mapping {
+                start: part.start,
+                len_bytes: part.len_bytes,
+                prot: vma.prot,
+                flags: vma.flags & FLAGS_KEPT & !(libc::MAP_ANONYMOUS as u32),
+                source: Some(ObjectKey::Buffer {
+                    file: part.buffer.file,
+                    index: part.buffer.index as u32,
+                }),
+                offset_bytes: part.offset_bytes,
+            });
+        }
         if vma.flags & libc::MAP_LOCKED as u32 != 0 {
             self.locks.push((vma.start, len(vma)));
         }

@@ -4,6 +4,7 @@
 //! here, before the first task exists. A [`ProcessPlan`] holds everything that the worker of that
 //! process needs, and nothing of any other process.
 
+pub(crate) mod devices;
 mod hole;
 mod memory;
 mod refuse;
@@ -19,6 +20,10 @@ pub(crate) use memory::{Fill, HUGE_PAGE_BYTES, Kept, Lent, Mapping, MemoryPlan};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
 
+use gpu_kfd::{Rules, UserMap};
+
+use crate::contract::{Outline, Schedule, ScheduleError, Scheduler};
+use crate::engine::Sabotage;
 use crate::files::{self, EpollAdd, FilesPlan, ObjectKey};
 use crate::host::Host;
 use crate::refusal::Refusal;
@@ -42,6 +47,19 @@ pub struct Options {
     pub huge_pages: bool,
     /// Most worker threads; 0 for one a process, up to a bound that fits this host.
     pub workers_max: usize,
+    /// Which ready device step goes next.
+    pub schedule: Schedule,
+    /// Which rules the match of GPUs obeys.
+    pub gpu_rules: Rules,
+    /// GPUs of this host that the user chose for saved ones.
+    pub gpu_map: UserMap,
+    /// Memory that one thread takes to copy through where the host does not see VRAM, in bytes.
+    pub copy_buffer_bytes: usize,
+    /// Read buffers back and compare them before anything runs (`--verify`).
+    pub verify_contents: bool,
+    /// An engine that breaks the contract, for tests of its judges.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
@@ -53,6 +71,12 @@ impl Default for Options {
             leave_stopped: false,
             huge_pages: true,
             workers_max: 0,
+            schedule: Schedule::Concurrent,
+            gpu_rules: Rules::all(),
+            gpu_map: UserMap::default(),
+            copy_buffer_bytes: gpu_kfd::BOUNCE_BYTES_DEFAULT,
+            verify_contents: false,
+            sabotage: None,
         }
     }
 }
@@ -66,6 +90,15 @@ pub enum PlanError {
     /// Sessions or groups cannot be rebuilt.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// No GPUs of this host can stand for those of the checkpoint.
+    #[error("the GPUs of the checkpoint have no match here\n{0}")]
+    Gpus(Box<gpu_kfd::Refusal>),
+    /// The checkpoint needs GPUs, and the host has no driver for them.
+    #[error("the checkpoint needs AMD GPUs, and this host has none (is the amdgpu driver loaded?)")]
+    NoGpus,
+    /// The device files cannot be restored in the order that was asked for, or in any.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     /// This host lacks something that the checkpoint needs.
     #[error("this host cannot take the checkpoint: {0}")]
     Host(HostMismatch),
@@ -109,6 +142,8 @@ pub(crate) struct FdPlan {
 /// What a process with an address space is made of.
 #[derive(Debug)]
 pub(crate) struct LivePlan {
+    /// Its device files, in the order of the contract.
+    pub(crate) devices: Vec<devices::DevicePlan>,
     pub(crate) memory: MemoryPlan,
     pub(crate) mm: MmEntry,
     pub(crate) exe: ObjectKey,
@@ -120,6 +155,17 @@ pub(crate) struct LivePlan {
     pub(crate) task: TaskCoreEntry,
     /// The leader first.
     pub(crate) threads: Vec<Thread>,
+}
+
+impl LivePlan {
+    /// Whether it is the process itself that opens this, or receives it from another one.
+    fn is_own(&self, key: ObjectKey) -> bool {
+        match key {
+            ObjectKey::Buffer { .. } => true,
+            ObjectKey::File(id) => self.devices.iter().any(|device| device.file == id),
+            ObjectKey::Mapping { .. } | ObjectKey::Shmem(_) | ObjectKey::Pages(_) => false,
+        }
+    }
 }
 
 /// What is to become of a member of the tree.
@@ -149,6 +195,12 @@ impl ProcessPlan {
         matches!(&self.kind, Kind::Live(live) if !live.memory.lent.mappings.is_empty())
     }
 
+    /// Whether the process has state in the KFD driver, which is resumed at the end.
+    pub(crate) fn has_gpu_state(&self) -> bool {
+        let Kind::Live(live) = &self.kind else { return false };
+        live.devices.iter().any(|device| matches!(device.work, devices::Work::Kfd(Some(_))))
+    }
+
     /// Descriptors of the restorer that this process needs.
     pub(crate) fn objects(&self) -> BTreeSet<ObjectKey> {
         let mut keys = BTreeSet::new();
@@ -156,6 +208,8 @@ impl ProcessPlan {
             keys.extend(live.fds.iter().map(|fd| fd.object));
             keys.extend([live.exe, live.cwd, live.root]);
             keys.extend(live.memory.mappings.iter().filter_map(|m| m.source));
+            // What the process opens itself is no object of the restorer.
+            keys.retain(|key| !live.is_own(*key));
         }
         keys
     }
@@ -176,6 +230,7 @@ pub struct RestorePlan {
     /// This kernel's vdso, to be compared with the saved one.
     pub(crate) vdso: Option<crate::host::Vdso>,
     pub(crate) images: ImageDir,
+    pub(crate) outline: Outline,
 }
 
 impl RestorePlan {
@@ -191,6 +246,7 @@ impl RestorePlan {
         let mut refusals = refuse::collect(&checkpoint, &options);
         let places: Vec<tree::Place> = checkpoint.processes.iter().map(place).collect();
         let members = tree::plan(&places, options.shell_job)?;
+        let devices = devices::plan(&checkpoint, host, &options, &mut refusals)?;
         let needs = files::needs(&checkpoint);
         let files = match files::plan(&checkpoint, &needs) {
             Ok(files) => Some(files),
@@ -202,7 +258,10 @@ impl RestorePlan {
         let memories: Vec<Option<MemoryPlan>> = checkpoint
             .processes
             .iter()
-            .map(|p| Some(memory::plan(&checkpoint, p.pid, p.body.as_ref()?, &mut refusals)))
+            .map(|p| {
+                let body = p.body.as_ref()?;
+                Some(memory::plan(&checkpoint, &devices.map, p.pid, body, &mut refusals))
+            })
             .collect();
         let epolls: Vec<Vec<EpollAdd>> = checkpoint
             .processes
@@ -213,11 +272,13 @@ impl RestorePlan {
             return Err(PlanError::Refused(refusals));
         };
         let images = checkpoint.images.clone();
-        let mut parts = memories.into_iter().zip(epolls);
+        let outline = devices.outline;
+        Scheduler::new(&outline, options.schedule.clone())?;
+        let mut parts = memories.into_iter().zip(epolls).zip(devices.processes);
         let mut kinds: Vec<Option<Kind>> = Vec::new();
         for process in std::mem::take(&mut checkpoint.processes) {
-            let (memory, epolls) = parts.next().expect("one entry a process");
-            kinds.push(Some(kind(&checkpoint, process, memory, epolls)));
+            let ((memory, epolls), devices) = parts.next().expect("one entry a process");
+            kinds.push(Some(kind(&checkpoint, process, memory, epolls, devices)));
         }
         let processes: Vec<ProcessPlan> = members
             .into_iter()
@@ -231,7 +292,7 @@ impl RestorePlan {
                 born_full: false,
             })
             .collect();
-        Self::assemble(processes, files, host, options, images)
+        Self::assemble(processes, files, host, options, images, outline)
     }
 
     fn assemble(
@@ -240,6 +301,7 @@ impl RestorePlan {
         host: &Host,
         options: Options,
         images: ImageDir,
+        outline: Outline,
     ) -> Result<Self, PlanError> {
         if processes.len() > PROCESSES_MAX {
             return Err(PlanError::Host(HostMismatch::Processes { count: processes.len() }));
@@ -266,7 +328,33 @@ impl RestorePlan {
         let region_base = hole::find(taken, &host.own_mappings, needed_bytes as u64)
             .ok_or(PlanError::Host(HostMismatch::AddressSpace { needed_bytes }))?;
         let vdso = host.vdso.clone();
-        Ok(Self { processes, files, region_base, slots, ids, fds_end, options, vdso, images })
+        Ok(Self {
+            processes,
+            files,
+            region_base,
+            slots,
+            ids,
+            fds_end,
+            options,
+            vdso,
+            images,
+            outline,
+        })
+    }
+
+    /// Chooses another schedule: an order can only be named when the steps are known.
+    ///
+    /// # Errors
+    /// The order is not one of the legal ones.
+    pub fn set_schedule(&mut self, schedule: Schedule) -> Result<(), ScheduleError> {
+        Scheduler::new(&self.outline, schedule.clone())?;
+        self.options.schedule = schedule;
+        Ok(())
+    }
+
+    /// The device steps and what they wait for: what a dry run shows, and what a trace begins with.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
     }
 
     /// Number of processes, helpers included.
@@ -294,12 +382,14 @@ fn kind(
     process: Process,
     memory: Option<MemoryPlan>,
     epolls: Vec<EpollAdd>,
+    devices: Vec<devices::DevicePlan>,
 ) -> Kind {
     let (Some(body), Some(memory)) = (process.body, memory) else {
         return Kind::Zombie(Box::new(process.task));
     };
     let table = checkpoint.fd_tables.get(&body.ids.files_id).map_or(&[][..], Vec::as_slice);
     Kind::Live(Box::new(LivePlan {
+        devices,
         memory,
         exe: ObjectKey::File(FileId(body.mm.exe_file_id)),
         mm: body.mm,

@@ -39,6 +39,13 @@ fn other(image: &OtherImage, options: &Options) -> Option<Refusal> {
         // Clock offsets of the host's own time namespace.
         ImageKind::Timens => true,
         ImageKind::Cgroup => options.ignore_cgroups,
+        // Planned with the device files.
+        ImageKind::AmdgpuKfd
+        | ImageKind::AmdgpuRender
+        | ImageKind::AmdgpuPages
+        | ImageKind::AmdgpuDrmPages
+        | ImageKind::AmdgpuDmabuf
+        | ImageKind::ThawGpu => true,
         // Written whole for every dump; without a record there is nothing to restore.
         _ => image.records == 0 && !image.kind.is_raw(),
     };

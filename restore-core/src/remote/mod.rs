@@ -7,7 +7,6 @@
 //! calls for us and then goes on as before.
 //! Nothing here knows what a checkpoint is.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine restores no device files yet"))]
 pub(crate) mod device;
 pub(crate) mod freeze;
 pub(crate) mod region;

@@ -18,6 +18,8 @@ const UNSAFE_FILES: &[&str] = &[
     "gpu-kfd/src/tests.rs",
     "restore-cli/examples/blocked.rs",
     "restore-cli/examples/everything.rs",
+    "restore-cli/examples/gpu_tree/family.rs",
+    "restore-cli/examples/gpu_tree/memory.rs",
     "restore-cli/examples/workload.rs",
     "restore-core/src/capture/keeper.rs",
     "restore-core/src/capture/raw.rs",

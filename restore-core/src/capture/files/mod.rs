@@ -5,6 +5,7 @@
 //! refused. A new kind is a new file, and one line in [`FileTable::of_kind`].
 
 mod anonymous;
+mod device;
 mod epoll;
 mod memory;
 mod owner;
@@ -29,11 +30,14 @@ use super::steps::Steps;
 use super::{DumpError, DumpOptions};
 use crate::refusal::Refusal;
 
+pub(super) use device::{DeviceFile, DeviceFiles, kind as device_kind};
 pub(crate) use remap::Links;
 
 /// `FD_CLOEXEC` as the images store it.
 const FD_CLOEXEC: u32 = 1;
 const S_IFMT: u32 = libc::S_IFMT;
+/// Type of a file that an image of its own describes.
+const EXTERNAL: i32 = FdTypes::Ext as i32;
 
 /// Where an open file has been seen: a descriptor of a process, and its id.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,8 @@ pub(crate) struct FileTable<'a> {
     memories: memory::Memories,
     pipes: pipe::Pipes,
     remaps: remap::Remaps,
+    /// Device files of GPUs.
+    pub(crate) devices: DeviceFiles,
     pub(crate) refusals: Vec<Refusal>,
 }
 
@@ -90,6 +96,7 @@ impl<'a> FileTable<'a> {
             memories: memory::Memories::default(),
             pipes: pipe::Pipes::default(),
             remaps: remap::Remaps::default(),
+            devices: DeviceFiles::new(),
             refusals: Vec::new(),
         }
     }
@@ -114,13 +121,19 @@ impl<'a> FileTable<'a> {
                 Err(among) => self.add(facts, descriptor, among),
             };
             match id {
-                Ok(id) => table.push(FdinfoEntry {
-                    id,
-                    flags: if descriptor.info.close_on_exec() { FD_CLOEXEC } else { 0 },
-                    r#type: self.entries[id as usize - 1].r#type,
-                    fd: fd as u32,
-                    xattr_security_selinux: None,
-                }),
+                Ok(id) => {
+                    let kind = self.entries[id as usize - 1].r#type;
+                    if let (true, Some(device)) = (kind == EXTERNAL, descriptor.held.device) {
+                        device::note(&mut self.devices, id, device, pid, fd);
+                    }
+                    table.push(FdinfoEntry {
+                        id,
+                        flags: if descriptor.info.close_on_exec() { FD_CLOEXEC } else { 0 },
+                        r#type: kind,
+                        fd: fd as u32,
+                        xattr_security_selinux: None,
+                    });
+                }
                 Err(no) => self.refuse(pid, fd, &descriptor.held, no),
             }
         }
@@ -188,6 +201,9 @@ impl<'a> FileTable<'a> {
     ) -> Result<FileEntry, No> {
         let link = descriptor.held.link.as_slice();
         let path_only = descriptor.info.flags & libc::O_PATH as u32 != 0;
+        if descriptor.held.device.is_some() && !path_only {
+            return device::entry(id, descriptor);
+        }
         if let Some(kind) = link.strip_prefix(b"anon_inode:") {
             return match kind {
                 b"[eventfd]" => anonymous::eventfd(id, descriptor),
@@ -233,9 +249,13 @@ impl<'a> FileTable<'a> {
             format!("mapping {:#x}-{:#x} {name}", vma.start, vma.end)
         };
         let is_memory = memory::is_memory(held);
-        match self.by_path(held, is_memory) {
-            Ok(id) if is_memory => Source::Memory(id),
-            Ok(id) => Source::File(id),
+        let source = match held.device {
+            Some(_) => self.by_device(held).map(Source::Device),
+            None if is_memory => self.by_path(held, true).map(Source::Memory),
+            None => self.by_path(held, false).map(Source::File),
+        };
+        match source {
+            Ok(source) => source,
             Err(no) => {
                 self.refuse_at(pid, place(), no);
                 Source::Anonymous
@@ -250,6 +270,16 @@ impl<'a> FileTable<'a> {
             self.refuse_at(pid, place, no);
             0
         })
+    }
+
+    /// Each mapping of a device has an entry of its own: what processes map privately is no memory
+    /// that a child could have inherited, for which CRIU 4.2 takes mappings of one entry (it then
+    /// ends by a null pointer); and a descriptor that its plugin gives for a mapping is closed.
+    fn by_device(&mut self, held: &Held) -> Result<u32, No> {
+        let id = self.last_id + 1;
+        self.entries.push(device::mapped_entry(id, held)?);
+        self.last_id = id;
+        Ok(id)
     }
 
     fn by_path(&mut self, held: &Held, is_memory: bool) -> Result<u32, No> {

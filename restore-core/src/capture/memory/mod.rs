@@ -5,7 +5,8 @@ pub(crate) mod shared;
 
 use criu_image::record::{MmEntry, VmaEntry};
 use criu_image::vma_status::{
-    ANON_PRIVATE, FILE_PRIVATE, FILE_SHARED, GUARD, HEAP, MEMFD, REGULAR, VDSO, VSYSCALL, VVAR,
+    ANON_PRIVATE, EXT_PLUGIN, FILE_PRIVATE, FILE_SHARED, GUARD, HEAP, MEMFD, REGULAR, VDSO,
+    VSYSCALL, VVAR,
 };
 
 use super::ask::Asked;
@@ -41,6 +42,8 @@ pub(crate) enum Source {
     File(u32),
     /// A memory file.
     Memory(u32),
+    /// A device file of a GPU, by its path.
+    Device(u32),
 }
 
 /// The word at an address of a stopped process.
@@ -95,12 +98,14 @@ fn entry(vma: &Vma, source: Source, access: Option<u32>, heap: (u64, u64)) -> Vm
                 status |= HEAP;
             }
         }
-        Source::File(id) | Source::Memory(id) => {
+        Source::File(id) | Source::Memory(id) | Source::Device(id) => {
             shmid = u64::from(id);
             status |= if vma.shared { FILE_SHARED } else { FILE_PRIVATE };
-            if matches!(source, Source::Memory(_)) {
-                status |= MEMFD;
-            }
+            status |= match source {
+                Source::Memory(_) => MEMFD,
+                Source::Device(_) => EXT_PLUGIN,
+                _ => 0,
+            };
         }
     }
     let bits: [(&[u8; 2], u32); 4] = [
@@ -182,8 +187,8 @@ pub(crate) fn mm(
     }
 }
 
-/// Whether a mapping's own pages are saved with its process. Droppable ones may go at any time, and
-/// do so here, as upstream has it.
+/// Whether a mapping's own pages are saved with its process, if it is none of a device. Droppable
+/// ones may go at any time, and do so here, as upstream has it.
 pub(crate) fn is_saved(vma: &Vma) -> bool {
     if vma.name == b"[vdso]" {
         return true;

@@ -122,7 +122,9 @@ pub(crate) fn find(facts: &Facts) -> Result<Found, DumpError> {
 fn runs(facts: &Facts, regions: &[PageRegion]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut next = 0;
-    for vma in facts.vmas.iter().filter(|vma| is_saved(vma)) {
+    let vmas = facts.vmas.iter().enumerate();
+    let saved = vmas.filter(|&(at, vma)| is_saved(vma) && facts.device_at(at).is_none());
+    for (_, vma) in saved {
         let mut push = |start: u64, end: u64| {
             let zeros_out = !shows_file(vma) && vma.name != b"[vdso]";
             let by_force = vma.prot & libc::PROT_READ as u32 == 0;

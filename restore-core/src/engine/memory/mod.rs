@@ -111,7 +111,7 @@ impl Target {
     }
 
     fn map(&mut self, part: Part) -> Result<(), StepError> {
-        let Self { leader, plan, sources, .. } = self;
+        let Self { leader, plan, sources, devices, .. } = self;
         let leader = leader.as_mut().expect("a target is used only after its birth");
         let crate::plan::Kind::Live(live) = &plan.kind else {
             return Ok(());
@@ -131,9 +131,15 @@ impl Target {
             }
         }
         for mapping in wanted {
-            let fd = match mapping.source.map(|key| sources.objects.get(&key)) {
-                None => -1,
-                Some(Some(Source::Inherited(fd))) => *fd,
+            let device = mapping.source.and_then(|key| devices.shown(key));
+            let (fd, base) = match mapping.source.map(|key| sources.objects.get(&key)) {
+                None => (-1, 0),
+                Some(_) if device.is_some() => device.expect("it was just seen"),
+                Some(Some(Source::Inherited(fd))) => (*fd, 0),
+                Some(None) if matches!(mapping.source, Some(ObjectKey::Buffer { .. })) => {
+                    let address = mapping.start;
+                    return Err(StepError::NotShown { pid: plan.pid, address });
+                }
                 Some(_) => unreachable!("what is mapped is opened before the first task"),
             };
             let args = [
@@ -142,7 +148,7 @@ impl Target {
                 mapping.prot.into(),
                 (mapping.flags | libc::MAP_FIXED_NOREPLACE as u32).into(),
                 fd.into(),
-                mapping.offset_bytes.into(),
+                (base + mapping.offset_bytes).into(),
             ];
             leader.queue("map memory", libc::SYS_mmap, args)?;
         }

@@ -63,6 +63,7 @@ impl Images {
                 shmems: BTreeMap::new(),
                 pipe_data: BTreeMap::new(),
                 fifo_data: BTreeMap::new(),
+                gpu: criu_image::GpuImages::default(),
                 other: Vec::new(),
             },
             images,

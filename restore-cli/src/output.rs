@@ -8,7 +8,7 @@ use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 /// A result on its way.
-pub(super) enum Output {
+pub(crate) enum Output {
     Stdout(StdoutLock<'static>),
     /// What is no regular file cannot be replaced.
     Device(File),
@@ -21,7 +21,7 @@ pub(super) enum Output {
 
 impl Output {
     /// Opens it; `None` is standard output.
-    pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn open(path: Option<&Path>) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout(io::stdout().lock())) };
         let existing = fs::metadata(path).ok();
         if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
@@ -42,12 +42,12 @@ impl Output {
     }
 
     /// Whether lines should end here as people expect.
-    pub(super) fn is_stdout(&self) -> bool {
+    pub(crate) fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout(_))
     }
 
     /// Puts a file in its place.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         if let Self::File { partial, path, .. } = &mut self {
             fs::rename(&*partial, path)?;

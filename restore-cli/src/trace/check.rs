@@ -1,0 +1,89 @@
+//! `thaw trace check`: the verdict of the contract's judge in words.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use restore_core::{Checked, TraceEvent, TraceStage, check};
+
+use super::begin_ns;
+use super::format::Trace;
+
+/// The report, and whether the trace is legal.
+pub(super) fn report(file: &Path, trace: &Trace) -> (String, bool) {
+    let mut text = String::new();
+    let verdict = check(&trace.outline, &trace.events);
+    match &verdict {
+        Ok(checked) => {
+            let _ = writeln!(text, "{}: legal", file.display());
+            text.push_str(&summary(trace, checked));
+        }
+        Err(violation) => {
+            let _ = writeln!(text, "{}: illegal: {violation}", file.display());
+            let _ = writeln!(text, "  the rule: {}", rule(violation.rule));
+            for event in [&violation.first, &violation.second].into_iter().flatten() {
+                let _ = writeln!(text, "  {}", line(trace, event));
+            }
+        }
+    }
+    if trace.cut {
+        text.push_str("  the last line was cut and is left out\n");
+    }
+    (text, verdict.is_ok())
+}
+
+/// What a legal trace shows, a line for each thing.
+fn summary(trace: &Trace, checked: &Checked) -> String {
+    let mut text = String::new();
+    let (steps, processes) = (trace.outline.steps.len(), trace.outline.processes.len());
+    let _ = writeln!(
+        text,
+        "  {} of {steps} device step(s) done, of {processes} process(es), by {} worker(s)",
+        checked.steps, checked.workers
+    );
+    let pairs = checked.overlaps;
+    let _ = writeln!(text, "  {pairs} pair(s) of steps of different processes went on at once");
+    let end = match checked.complete {
+        true => "every process was released",
+        false if checked.failures > 0 => "the restore failed, and nothing was released",
+        false => "the trace ends before the restore did",
+    };
+    let _ = writeln!(text, "  {end}");
+    for event in trace.events.iter().filter(|event| event.outcome.is_err()) {
+        let _ = writeln!(text, "  {}", line(trace, event));
+    }
+    text
+}
+
+/// One event: what, where, who, when, how.
+fn line(trace: &Trace, event: &TraceEvent) -> String {
+    let begin = begin_ns(trace);
+    let millis = |ns: u64| (ns - begin) as f64 / 1e6;
+    let what = match event.step.filter(|step| step.0 < trace.outline.steps.len()) {
+        None => format!("{} of {}", event.stage.name(), event.pid),
+        Some(id) => {
+            let step = trace.outline.step(id);
+            let label = trace.outline.label(id);
+            let of = if event.stage == TraceStage::Contents { "contents of " } else { "" };
+            format!("{of}{label} {} {}", step.kind.name(), step.path)
+        }
+    };
+    let outcome = match &event.outcome {
+        Ok(()) => "ok",
+        Err(error) => error,
+    };
+    let (begin, end) = (millis(event.begin_ns), millis(event.end_ns.max(event.begin_ns)));
+    format!("{what}, worker {}, {begin:.3} to {end:.3} ms: {outcome}", event.worker)
+}
+
+/// The contract's rules, in a line each; the whole is in `docs/contract.md`.
+fn rule(number: u8) -> &'static str {
+    match number {
+        1 => "the device files of a process are restored in their order, one after the other",
+        3 => "no device file is opened before every task of the tree exists",
+        4 => "a process has one worker for its life",
+        5 => "a step begins after every step that it has an edge from",
+        7 => "nothing runs before all of the tree is complete, and nothing if anything failed",
+        8 => "devices resume last, once for each process, and their failure is a failure",
+        _ => "a trace must make sense",
+    }
+}

@@ -1,0 +1,169 @@
+//! The panel of the time: all stages of every process, to scale.
+
+use std::collections::BTreeMap;
+
+use restore_core::{StepId, TraceEvent, TraceStage};
+
+use super::super::format::Trace;
+use super::axis::Axis;
+use super::canvas::{Anchor, Canvas, text_width};
+use super::lanes::{Frame, Scale, device_bar, edge_title, label, lane};
+use super::{details, gpu_of};
+
+/// Most bars of contents of one process above each other; more at once share the last row.
+const ROWS_MAX: usize = 8;
+
+/// Draws the panel; returns where it ends.
+pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) -> f64 {
+    let begin = super::super::begin_ns(trace);
+    let end = trace.events.iter().map(|event| event.end_ns).max().unwrap_or(begin);
+    let axis = Axis::new((begin, end), frame.left, frame.right);
+    let scale = Scale::new(trace.outline.processes.len());
+    let marks = marks(trace);
+    let top = y + 30.0;
+    // The grid lies below the bars, so lanes must be measured first.
+    let rows: Vec<Vec<(&TraceEvent, usize)>> =
+        trace.outline.processes.iter().map(|process| pack(trace, process.pid)).collect();
+    let heights: Vec<f64> = rows.iter().map(|rows| lane_height(rows, scale)).collect();
+    let bottom = top + heights.iter().map(|height| height + 4.0).sum::<f64>();
+    let mut lane_y = top;
+    for (process, height) in trace.outline.processes.iter().zip(&heights) {
+        lane(canvas, trace, process, frame, (lane_y, *height));
+        lane_y += height + 4.0;
+    }
+    for (x, text) in axis.ticks() {
+        canvas.line((x, top - 4.0), (x, bottom), "grid");
+        canvas.text((x, bottom + 14.0), Anchor::Middle, "small dim", &text);
+    }
+    canvas.text((frame.left - 10.0, bottom + 14.0), Anchor::End, "small dim", "ms");
+    draw_marks(canvas, &axis, &marks, (top, bottom));
+    let mut places = BTreeMap::new();
+    let mut lane_y = top;
+    for ((process, height), rows) in trace.outline.processes.iter().zip(&heights).zip(&rows) {
+        let own = Lane { pid: process.pid, y: lane_y, rows };
+        own.draw(canvas, trace, &axis, scale, &mut places);
+        lane_y += height + 4.0;
+    }
+    for edge in &trace.outline.edges {
+        if let (Some(from), Some(to)) = (places.get(&edge.from), places.get(&edge.to)) {
+            let title = edge_title(&trace.outline, edge);
+            canvas.arrow((from.1, from.2), (to.0, to.2), &title);
+        }
+    }
+    bottom + 26.0
+}
+
+fn lane_height(rows: &[(&TraceEvent, usize)], scale: Scale) -> f64 {
+    let count = rows.iter().map(|(_, row)| row + 1).max().unwrap_or(0);
+    2.0 * scale.pad + scale.stage + 2.0 + scale.bar + count as f64 * (scale.contents + 1.0) + 2.0
+}
+
+/// The contents of one process in as many rows as it takes for none to overlap.
+fn pack(trace: &Trace, pid: i32) -> Vec<(&TraceEvent, usize)> {
+    let own = |event: &&TraceEvent| event.stage == TraceStage::Contents && event.pid == pid;
+    let mut events: Vec<&TraceEvent> = trace.events.iter().filter(own).collect();
+    events.sort_by_key(|event| (event.begin_ns, event.worker));
+    let mut ends: Vec<u64> = Vec::new();
+    let mut packed = Vec::new();
+    for event in events {
+        let free = ends.iter().position(|&end| end <= event.begin_ns);
+        let row = free.unwrap_or(ends.len()).min(ROWS_MAX - 1);
+        if row == ends.len() {
+            ends.push(0);
+        }
+        ends[row] = ends[row].max(event.end_ns);
+        packed.push((event, row));
+    }
+    packed
+}
+
+struct Lane<'a> {
+    pid: i32,
+    y: f64,
+    rows: &'a [(&'a TraceEvent, usize)],
+}
+
+impl Lane<'_> {
+    fn draw(
+        &self,
+        canvas: &mut Canvas,
+        trace: &Trace,
+        axis: &Axis,
+        scale: Scale,
+        places: &mut BTreeMap<StepId, (f64, f64, f64)>,
+    ) {
+        let stage_y = self.y + scale.pad;
+        let device_y = stage_y + scale.stage + 2.0;
+        let contents_y = device_y + scale.bar + 2.0;
+        for event in trace.events.iter().filter(|event| event.pid == self.pid) {
+            let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
+            match event.stage {
+                TraceStage::Contents => {}
+                TraceStage::Device => {
+                    device_bar(canvas, trace, event, (from, to), device_y, scale);
+                    if let Some(step) = event.step {
+                        places.insert(step, (from, to, device_y + scale.bar / 2.0));
+                    }
+                }
+                stage => {
+                    let class = if event.outcome.is_ok() { stage.name() } else { "failed" };
+                    let width = (to - from).max(1.5);
+                    let title = details(trace, event);
+                    canvas.titled_rect((from, stage_y), (width, scale.stage), 2.0, class, &title);
+                    let small = Scale { font: ("small", 11.0), bar: 0.0, ..scale };
+                    if scale.stage >= 12.0 {
+                        let names = [stage.name().to_owned()];
+                        let middle = stage_y + scale.stage / 2.0;
+                        label(canvas, &names, (from, width), middle, small, "ink");
+                    }
+                }
+            }
+        }
+        for &(event, row) in self.rows {
+            let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
+            let class = match event.outcome {
+                Ok(()) => gpu_of(trace, event).unwrap_or("kfd"),
+                Err(_) => "failed",
+            };
+            let y = contents_y + row as f64 * (scale.contents + 1.0);
+            let size = ((to - from - 0.7).max(1.0), scale.contents);
+            canvas.titled_rect((from, y), size, 1.0, class, &details(trace, event));
+        }
+    }
+}
+
+/// Moments of the whole tree.
+fn marks(trace: &Trace) -> Vec<(u64, &'static str)> {
+    let of = |stage: TraceStage| trace.events.iter().filter(move |event| event.stage == stage);
+    let first = |stage: TraceStage| of(stage).map(|event| event.begin_ns).min();
+    let created = of(TraceStage::Create).map(|event| event.end_ns).max();
+    let marks = [
+        (created, "all tasks exist"),
+        (first(TraceStage::Build), "build"),
+        (first(TraceStage::Freeze), "freeze"),
+        (first(TraceStage::Resume), "queues resume"),
+        (first(TraceStage::Release), "release"),
+    ];
+    marks.into_iter().filter_map(|(moment, name)| Some((moment?, name))).collect()
+}
+
+/// Dashed lines with names above, in two rows if they are close; a name without room is left out.
+fn draw_marks(canvas: &mut Canvas, axis: &Axis, marks: &[(u64, &str)], (top, bottom): (f64, f64)) {
+    let mut ends = [f64::MIN; 2];
+    for &(moment, name) in marks {
+        let x = axis.x(moment);
+        let half = text_width(name, 11.0) / 2.0;
+        let row = ends.iter().position(|&end| x - half > end + 8.0);
+        let height = match row {
+            Some(row) => {
+                ends[row] = x + half;
+                10.0 + row as f64 * 14.0
+            }
+            None => 4.0,
+        };
+        canvas.line((x, top - height + 2.0), (x, bottom), "mark");
+        if row.is_some() {
+            canvas.text((x, top - height - 1.0), Anchor::Middle, "small dim", name);
+        }
+    }
+}

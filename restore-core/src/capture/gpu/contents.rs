@@ -1,0 +1,222 @@
+//! What buffers hold, on its way to the disk: image by image, by a few threads, each of which keeps
+//! one piece in memory whatever the size of a buffer.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gpu_kfd::{
+    BoContents, ContentsError, DeviceError, HostContents, RenderNode, SdmaEngine, host_sees_vram,
+};
+use nix::errno::Errno;
+
+use super::super::DumpError;
+use super::super::staging::Folder;
+use super::super::steps::Steps;
+
+/// Bytes read, summed and written at a time, and the size of the buffer through which a copy engine
+/// moves them: its two halves take an engine some 0.2 ms each, beside which giving it work (50 µs)
+/// does not dominate, and eight GPUs pin 64 MiB.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// A buffer whose contents are saved.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    pub(super) dmabuf: &'a OwnedFd,
+    pub(super) size_bytes: u64,
+    /// It is in memory of the GPU.
+    pub(super) is_vram: bool,
+}
+
+/// An image with the contents of buffers of one GPU, one after the other.
+#[derive(Debug)]
+pub(super) struct Image<'a> {
+    pub(super) name: String,
+    /// Of the GPU's render node here.
+    pub(super) minor: u32,
+    /// Process that has the buffers.
+    pub(super) pid: i32,
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+impl Image<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.size_bytes).sum()
+    }
+}
+
+/// Writes all images, with so many threads at most.
+pub(super) fn save(
+    images: Vec<Image<'_>>,
+    workers_max: usize,
+    folder: &Folder,
+    steps: &Steps,
+) -> Result<(), DumpError> {
+    let images = in_turns(images);
+    let workers = images.len().min(workers_max);
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut copier = Copier::default();
+        while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
+            copier.save(image, folder, steps).inspect_err(|_| {
+                next.store(images.len(), Ordering::Relaxed); // the others need not begin
+            })?;
+        }
+        Ok(())
+    };
+    if workers <= 1 {
+        return run();
+    }
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
+        let mut result = run();
+        for other in others {
+            result = result.and(other.join().unwrap_or(Err(DumpError::WorkerLost)));
+        }
+        result
+    })
+}
+
+/// An order in which neighbours are of different GPUs as long as can be, and large images come
+/// first: all GPUs work at once, and no thread is left with a large one in the end.
+fn in_turns(images: Vec<Image<'_>>) -> Vec<Image<'_>> {
+    let mut by_gpu: BTreeMap<u32, Vec<Image<'_>>> = BTreeMap::new();
+    for image in images {
+        by_gpu.entry(image.minor).or_default().push(image);
+    }
+    let mut placed = Vec::new();
+    for of_gpu in by_gpu.into_values() {
+        let mut of_gpu = of_gpu;
+        of_gpu.sort_by_key(|image| std::cmp::Reverse(image.size_bytes()));
+        placed.extend(of_gpu.into_iter().enumerate());
+    }
+    placed.sort_by_key(|(turn, _)| *turn);
+    placed.into_iter().map(|(_, image)| image).collect()
+}
+
+/// What one thread has open.
+#[derive(Default)]
+struct Copier {
+    gpus: BTreeMap<u32, Gpu>,
+    piece: Vec<u8>,
+}
+
+/// A GPU as this process reaches it.
+struct Gpu {
+    node: RenderNode,
+    host_sees_vram: bool,
+    engine: Engine,
+}
+
+/// A GPU's copy engine.
+enum Engine {
+    Unasked,
+    Absent,
+    Ready(Box<SdmaEngine>),
+}
+
+impl Copier {
+    fn save(&mut self, image: &Image<'_>, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
+        let fail = |source: ContentsError| {
+            let (pid, image) = (image.pid, image.name.clone());
+            DumpError::Contents { pid, image, source: Box::new(source) }
+        };
+        steps.next("create an image of buffer contents")?;
+        let mut staged = folder.create(&image.name)?;
+        staged.write(&image.size_bytes().to_le_bytes())?;
+        let gpu = match self.gpus.entry(image.minor) {
+            Entry::Occupied(gpu) => gpu.into_mut(),
+            Entry::Vacant(place) => {
+                steps.next("open a render node to copy from")?;
+                place.insert(Gpu::open(image.minor).map_err(fail)?)
+            }
+        };
+        for part in &image.parts {
+            steps.next("reach the contents of a buffer")?;
+            let mut contents = gpu.reach(part, image.minor).map_err(fail)?;
+            let mut at = 0;
+            while at < part.size_bytes {
+                steps.next("copy contents of a buffer")?;
+                let len = (part.size_bytes - at).min(PIECE_BYTES as u64) as usize;
+                self.piece.resize(len.max(self.piece.len()), 0);
+                contents.read(at, &mut self.piece[..len]).map_err(fail)?;
+                staged.write(&self.piece[..len])?;
+                at += len as u64;
+            }
+        }
+        folder.finish(staged);
+        Ok(())
+    }
+}
+
+impl Gpu {
+    fn open(minor: u32) -> Result<Self, ContentsError> {
+        let mut node = RenderNode::open(minor)?;
+        let host_sees_vram = host_sees_vram(&mut node)?;
+        Ok(Self { node, host_sees_vram, engine: Engine::Unasked })
+    }
+
+    /// System memory through a mapping. Memory of the GPU by its copy engine: the host would read
+    /// it over the bus uncached, a hundred times slower. Where there is no engine, or the host must
+    /// not see a buffer, the other way.
+    fn reach(
+        &mut self,
+        part: &Part<'_>,
+        minor: u32,
+    ) -> Result<Box<dyn BoContents + '_>, ContentsError> {
+        let dmabuf = part.dmabuf.as_fd();
+        let wants_engine = part.is_vram || !self.host_may_map(part)?;
+        if wants_engine && matches!(self.engine, Engine::Unasked) {
+            self.engine = Engine::of(minor)?;
+        }
+        let Self { node, host_sees_vram, engine } = self;
+        match engine {
+            Engine::Ready(engine) if wants_engine => Ok(Box::new(engine.attach(dmabuf)?)),
+            _ if part.is_vram && !*host_sees_vram => {
+                Err(ContentsError::NoEngine { path: format!("/dev/dri/renderD{minor}").into() })
+            }
+            _ => Ok(Box::new(HostContents::map(node, dmabuf, NonZeroUsize::MIN)?)),
+        }
+    }
+
+    fn host_may_map(&mut self, part: &Part<'_>) -> Result<bool, ContentsError> {
+        match HostContents::map(&mut self.node, part.dmabuf.as_fd(), NonZeroUsize::MIN) {
+            Ok(_) => Ok(true),
+            Err(ContentsError::Device(DeviceError::Refused { errno: Errno::EPERM, .. })) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Engine {
+    fn of(minor: u32) -> Result<Self, ContentsError> {
+        match SdmaEngine::new(RenderNode::open(minor)?, PIECE_BYTES) {
+            Ok(engine) => Ok(Self::Ready(Box::new(engine))),
+            Err(ContentsError::NoEngine { .. }) => Ok(Self::Absent),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Image, in_turns};
+
+    #[test]
+    fn gpus_take_turns_and_large_images_come_first() {
+        let dmabuf = std::fs::File::open("/dev/null").expect("it is there").into();
+        let image = |minor: u32, size_bytes: u64| Image {
+            name: format!("{minor}-{size_bytes}"),
+            minor,
+            pid: 1,
+            parts: vec![super::Part { dmabuf: &dmabuf, size_bytes, is_vram: true }],
+        };
+        let images = vec![image(128, 1), image(128, 9), image(129, 5), image(128, 3)];
+        let names: Vec<String> = in_turns(images).into_iter().map(|image| image.name).collect();
+        assert_eq!(names, ["128-9", "129-5", "128-3", "128-1"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! The threads that copy contents of buffers, as the coordinator sees them.
+
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use super::RestoreError;
+use super::devices::copy::{Copied, Copier, CopyJob};
+use super::pool::{Started, start_beside};
+use crate::plan::RestorePlan;
+
+/// Most copiers: memory moves no faster with more.
+const COPIERS_MAX: usize = 8;
+
+/// The threads, and how much they still have to do. Dropping it ends them.
+#[derive(Debug)]
+pub(super) struct Copiers {
+    /// Not bounded: a piece is small, and there are as many as the buffers have 16 MiB.
+    /// `None` only while it is being dropped.
+    queue: Option<(Sender<CopyJob>, Receiver<Copied>)>,
+    outstanding: usize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Copiers {
+    /// Starts as many as there are processors, with thread ids that the tree does not need.
+    pub(super) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX);
+        let (jobs, take) = unbounded::<CopyJob>();
+        let (report, done) = unbounded();
+        let threads = start_beside(count, &plan.ids, |number, started| {
+            let (take, report) = (take.clone(), report.clone());
+            let images = plan.images.clone();
+            let (bytes, verify) = (plan.options.copy_buffer_bytes, plan.options.verify_contents);
+            let (begin, begun) = unbounded();
+            let thread = std::thread::Builder::new()
+                .name(format!("copier {number}"))
+                .spawn(move || {
+                    started.report(number);
+                    // No word to begin comes if the thread's id stands in the way.
+                    if let Ok(number) = begun.recv() {
+                        let copier = Copier::new(images, bytes, verify);
+                        copier.run(number, &take, &report);
+                    }
+                })
+                .map_err(|source| RestoreError::Setup { what: "start a copier", source })?;
+            Ok(Waiting { begin, thread })
+        })?;
+        let threads = threads.into_iter().enumerate();
+        let threads = threads.map(|(number, thread)| thread.begin(first + number)).collect();
+        Ok(Self { queue: Some((jobs, done)), outstanding: 0, threads })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Queues contents.
+    pub(super) fn queue(&mut self, copies: Vec<CopyJob>) {
+        for piece in copies.into_iter().flat_map(CopyJob::pieces) {
+            self.outstanding += 1;
+            if let Some((jobs, _)) = &self.queue {
+                let _ = jobs.send(piece); // lost copiers are seen when they are waited for
+            }
+        }
+    }
+
+    /// What has been done.
+    pub(super) fn done(&self) -> Option<&Receiver<Copied>> {
+        self.queue.as_ref().map(|(_, done)| done)
+    }
+
+    /// Notes that a piece has been done.
+    pub(super) fn note(&mut self) {
+        self.outstanding -= 1;
+    }
+
+    /// Whether nothing is left to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0
+    }
+}
+
+impl Drop for Copiers {
+    /// Each ends with the piece that it has in hand.
+    fn drop(&mut self) {
+        self.queue = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a panic has been told, and its piece is missing
+        }
+    }
+}
+
+/// A copier that waits for the word to begin.
+struct Waiting {
+    begin: Sender<usize>,
+    thread: JoinHandle<()>,
+}
+
+impl Waiting {
+    fn begin(self, number: usize) -> JoinHandle<()> {
+        let _ = self.begin.send(number);
+        self.thread
+    }
+}
+
+impl Started for Waiting {
+    fn end(self) -> std::thread::Result<()> {
+        drop(self.begin);
+        self.thread.join()
+    }
+}

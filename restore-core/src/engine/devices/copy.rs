@@ -1,0 +1,236 @@
+//! Contents of buffers: copied by a pool that serves all processes and all GPUs, while the targets
+//! go on with their other steps.
+//!
+//! A copier thread owns its files; it takes pieces from one queue and says what it has done.
+//! Nothing runs before all of it has arrived. A copier ends at its next piece when the restore is
+//! given up.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use criu_image::{ImageDir, RawImage};
+use crossbeam::channel::{Receiver, Sender};
+use gpu_kfd::{
+    BoContents, ContentsError, DeviceError, HostContents, RenderNode, SdmaEngine, host_sees_vram,
+};
+use nix::errno::Errno;
+
+use crate::contract::StepId;
+use crate::engine::now_ns;
+use crate::plan::devices::Contents;
+
+/// Bytes that one copier takes at a time: enough that mapping the buffer costs nothing beside it,
+/// small enough that a large buffer keeps all copiers busy.
+const PIECE_BYTES: u64 = 16 << 20;
+/// Bytes that are read at a time: they stay in the processor's cache between read and write.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Contents of one buffer, or a piece of them.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct CopyJob {
+    pub(in crate::engine) step: StepId,
+    contents: Contents,
+    /// Where in the buffer they belong.
+    offset_bytes: u64,
+    dmabuf: Arc<OwnedFd>,
+}
+
+/// A piece that has arrived, or why not.
+#[derive(Debug)]
+pub(in crate::engine) struct Copied {
+    pub(in crate::engine) step: StepId,
+    pub(in crate::engine) copier: usize,
+    pub(in crate::engine) begin_ns: u64,
+    pub(in crate::engine) end_ns: u64,
+    pub(in crate::engine) result: Result<(), CopyError>,
+}
+
+/// Why contents did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// An image could not be read, or is not as the dump wrote it.
+    #[error("cannot read {}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// The kernel's error, or the damage.
+        source: std::io::Error,
+    },
+    /// The buffer could not be written.
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
+    /// A thread of ours ended without a word; a bug.
+    #[error("a copier thread ended unexpectedly")]
+    CopierLost,
+    /// What was read back is not what was written.
+    #[error(
+        "buffer contents from {image} at {offset_bytes:#x} were read back different: the GPU's \
+         memory or the way to it is not sound"
+    )]
+    Different {
+        /// The image.
+        image: String,
+        /// Where in it the piece begins.
+        offset_bytes: u64,
+    },
+}
+
+impl CopyJob {
+    pub(super) fn new(step: StepId, contents: Contents, dmabuf: OwnedFd) -> Self {
+        Self { step, contents, offset_bytes: 0, dmabuf: Arc::new(dmabuf) }
+    }
+
+    /// Another buffer's contents instead, for an engine that is broken on purpose.
+    pub(in crate::engine) fn take_contents_of(&mut self, other: &Self) {
+        if self.contents.len_bytes == other.contents.len_bytes {
+            self.contents.image.clone_from(&other.contents.image);
+            self.contents.offset_bytes = other.contents.offset_bytes;
+        }
+    }
+
+    /// The pieces of it.
+    pub(in crate::engine) fn pieces(self) -> impl Iterator<Item = Self> {
+        let len = self.contents.len_bytes;
+        (0..len).step_by(PIECE_BYTES as usize).map(move |at| {
+            let mut piece = self.clone();
+            piece.offset_bytes = at;
+            piece.contents.offset_bytes += at;
+            piece.contents.len_bytes = PIECE_BYTES.min(len - at);
+            piece
+        })
+    }
+}
+
+/// What a copier has open.
+pub(in crate::engine) struct Copier {
+    images: ImageDir,
+    copy_buffer_bytes: usize,
+    verify: bool,
+    gpus: BTreeMap<u32, Gpu>,
+    image: Option<(String, RawImage)>,
+    chunk: Vec<u8>,
+    back: Vec<u8>,
+}
+
+/// A GPU as a copier reaches it.
+struct Gpu {
+    node: RenderNode,
+    host_sees_vram: bool,
+    engine: Option<SdmaEngine>,
+}
+
+impl Copier {
+    pub(in crate::engine) fn new(images: ImageDir, copy_buffer_bytes: usize, verify: bool) -> Self {
+        Self {
+            images,
+            copy_buffer_bytes,
+            verify,
+            gpus: BTreeMap::new(),
+            image: None,
+            chunk: Vec::new(),
+            back: Vec::new(),
+        }
+    }
+
+    /// The thread's life: until there is no more to come.
+    pub(in crate::engine) fn run(
+        mut self,
+        copier: usize,
+        jobs: &Receiver<CopyJob>,
+        done: &Sender<Copied>,
+    ) {
+        for job in jobs {
+            let (step, begin_ns) = (job.step, now_ns());
+            // A panic is a bug; whoever waits for the piece must hear of it.
+            let copy = std::panic::AssertUnwindSafe(|| self.copy(&job));
+            let result = std::panic::catch_unwind(copy).unwrap_or(Err(CopyError::CopierLost));
+            let copied = Copied { step, copier, begin_ns, end_ns: now_ns(), result };
+            if done.send(copied).is_err() {
+                return; // the restore was given up
+            }
+        }
+    }
+
+    fn copy(&mut self, job: &CopyJob) -> Result<(), CopyError> {
+        let Self { images, copy_buffer_bytes, verify, gpus, image, chunk, back } = self;
+        let minor = job.contents.minor;
+        let gpu = match gpus.entry(minor) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Gpu::open(minor)?),
+        };
+        let raw = open_image(images, image, &job.contents.image)?;
+        let path = || images.path().join(&job.contents.image);
+        let mut buffer = gpu.reach(job, *copy_buffer_bytes)?;
+        let mut at = 0;
+        while at < job.contents.len_bytes {
+            let len = (job.contents.len_bytes - at).min(CHUNK_BYTES as u64) as usize;
+            let offset_bytes = job.contents.offset_bytes + at;
+            chunk.resize(len, 0);
+            raw.read_exact_at(chunk, offset_bytes)
+                .map_err(|source| CopyError::Image { path: path(), source })?;
+            buffer.write(job.offset_bytes + at, chunk)?;
+            if *verify {
+                back.resize(len, 0);
+                buffer.read(job.offset_bytes + at, back)?;
+                if back != chunk {
+                    let image = job.contents.image.clone();
+                    return Err(CopyError::Different { image, offset_bytes });
+                }
+            }
+            at += len as u64;
+        }
+        Ok(())
+    }
+}
+
+fn open_image<'a>(
+    images: &ImageDir,
+    image: &'a mut Option<(String, RawImage)>,
+    name: &str,
+) -> Result<&'a mut RawImage, CopyError> {
+    if image.as_ref().is_none_or(|(open, _)| open != name) {
+        let raw = images.raw(name).map_err(|source| {
+            let path = images.path().join(name);
+            CopyError::Image { path, source }
+        })?;
+        *image = Some((name.to_owned(), raw));
+    }
+    Ok(&mut image.as_mut().expect("it was just opened").1)
+}
+
+impl Gpu {
+    fn open(minor: u32) -> Result<Self, CopyError> {
+        let mut node = RenderNode::open(minor).map_err(ContentsError::Device)?;
+        let host_sees_vram = host_sees_vram(&mut node).map_err(ContentsError::Device)?;
+        Ok(Self { node, host_sees_vram, engine: None })
+    }
+
+    /// Through a mapping where the host may, by the copy engine else.
+    fn reach(
+        &mut self,
+        job: &CopyJob,
+        bounce_bytes: usize,
+    ) -> Result<Box<dyn BoContents + '_>, CopyError> {
+        let one = NonZeroUsize::MIN;
+        let Self { node, host_sees_vram, engine } = self;
+        if job.contents.in_system || *host_sees_vram {
+            match HostContents::map(node, job.dmabuf.as_fd(), one) {
+                Ok(mapped) => return Ok(Box::new(mapped)),
+                // The program does not let the host see this buffer.
+                Err(ContentsError::Device(DeviceError::Refused {
+                    errno: Errno::EPERM, ..
+                })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if engine.is_none() {
+            let node = RenderNode::open(job.contents.minor).map_err(ContentsError::Device)?;
+            *engine = Some(SdmaEngine::new(node, bounce_bytes)?);
+        }
+        let engine = engine.as_mut().expect("it was just made");
+        Ok(Box::new(engine.attach(job.dmabuf.as_fd())?))
+    }
+}
