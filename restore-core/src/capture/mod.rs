@@ -154,7 +154,7 @@ pub enum DumpError {
         group: PathBuf,
     },
     /// The tree is frozen, together with others or by a group around its own.
-    #[error("the control group {} is frozen: thaw it, or name it (--freeze-cgroup)", group.display())]
+    #[error("control group {} is frozen: thaw it, or name it (--freeze-cgroup)", group.display())]
     Frozen {
         /// Its folder.
         group: PathBuf,
