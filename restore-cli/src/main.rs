@@ -2,11 +2,17 @@
 //! shows.
 
 mod dump;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the command that runs orders comes with the node")
+)]
+mod explore;
 mod image;
 mod log;
 mod node;
 mod options;
 mod output;
+mod plan;
 mod restore;
 mod schedule;
 mod trace;
@@ -32,6 +38,7 @@ thaw makes checkpoints of process trees, in CRIU's format, and brings them back 
 
 Usage: thaw dump -t PID -D DIR [options]
        thaw restore -D DIR [options]
+       thaw plan -D DIR [options]   (see thaw plan --help)
        thaw node run|list-models    (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
        thaw trace COMMAND           (see thaw trace --help)
@@ -83,6 +90,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         Some(Value(command)) if command == "restore" => {
             Ok(restore::run(options::restore::parse(parser)?, start))
         }
+        Some(Value(command)) if command == "plan" => plan::run(parser, start),
         Some(Value(command)) if command == "dump" => {
             Ok(dump::run(options::dump::parse(parser)?, start))
         }

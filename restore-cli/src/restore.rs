@@ -42,34 +42,7 @@ pub(crate) fn run(options: Restore, start: Instant) -> u8 {
 }
 
 fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
-    let checkpoint = criu_image::Checkpoint::open(&options.images_dir).map_err(|error| {
-        tell.error(&chain(&error));
-        BAD_IMAGES
-    })?;
-    let count = checkpoint.processes.len();
-    tell.log.line(Level::Info, &format!("images are whole: {count} process(es)"));
-    let host = Host::probe().map_err(|error| {
-        tell.error(&format!("cannot read /proc: {error}"));
-        UNFIT_HOST
-    })?;
-    let host = match checkpoint.gpu.is_empty() {
-        true => host,
-        false => host.with_gpus().map_err(|error| {
-            tell.error(&chain(&error));
-            UNFIT_HOST
-        })?,
-    };
-    let mut plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
-        tell.error(&chain(&error));
-        if let PlanError::Refused(list) = error {
-            list_refusals(&list, tell);
-        }
-        UNFIT_HOST
-    })?;
-    choose_order(options, &mut plan, tell)?;
-    for assumption in &plan.outline().assumptions {
-        tell.log.line(Level::Warning, &format!("assumed: {assumption}"));
-    }
+    let plan = plan(options, tell)?;
     let mut trace = begin_trace(options, plan.outline(), tell)?;
     let pidfile = match &options.pidfile {
         None => None,
@@ -152,6 +125,40 @@ impl Tracing {
             self.failure = Some(error);
         }
     }
+}
+
+/// Reads the images and plans; changes nothing. What stands against it has been told, and the exit
+/// code is returned.
+pub(crate) fn plan(options: &Restore, tell: &mut Teller<'_>) -> Result<RestorePlan, u8> {
+    let checkpoint = criu_image::Checkpoint::open(&options.images_dir).map_err(|error| {
+        tell.error(&chain(&error));
+        BAD_IMAGES
+    })?;
+    let count = checkpoint.processes.len();
+    tell.log.line(Level::Info, &format!("images are whole: {count} process(es)"));
+    let host = Host::probe().map_err(|error| {
+        tell.error(&format!("cannot read /proc: {error}"));
+        UNFIT_HOST
+    })?;
+    let host = match checkpoint.gpu.is_empty() {
+        true => host,
+        false => host.with_gpus().map_err(|error| {
+            tell.error(&chain(&error));
+            UNFIT_HOST
+        })?,
+    };
+    let mut plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
+        tell.error(&chain(&error));
+        if let PlanError::Refused(list) = error {
+            list_refusals(&list, tell);
+        }
+        UNFIT_HOST
+    })?;
+    choose_order(options, &mut plan, tell)?;
+    for assumption in &plan.outline().assumptions {
+        tell.log.line(Level::Warning, &format!("assumed: {assumption}"));
+    }
+    Ok(plan)
 }
 
 fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {

@@ -32,7 +32,10 @@ pub(crate) enum OrderFault {
         source: io::Error,
     },
     /// A line names no step of this plan.
-    #[error("{}, line {line}: {label} is no step of this plan (thaw plan lists them)", path.display())]
+    #[error(
+        "{}, line {line}: {label} is no step of this plan (thaw plan lists them)",
+        path.display()
+    )]
     Label {
         /// The file.
         path: PathBuf,

@@ -17,6 +17,11 @@ pub(crate) fn release_folder() -> PathBuf {
     root().join(target).join("release")
 }
 
+/// The folder where cargo puts what tests and the demo run.
+pub(crate) fn quick_folder() -> PathBuf {
+    release_folder().with_file_name("quick")
+}
+
 /// Whether a program of this name can be found.
 pub(crate) fn exists(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

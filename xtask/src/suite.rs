@@ -83,13 +83,13 @@ fn all_tests(totals: &mut Totals) -> Result<(), String> {
     } else {
         Err("only root can checkpoint and restore".to_owned())
     };
-    command::run(&mut command::cargo(&["build", "--release", "--workspace", "--locked"]))?;
+    command::run(&mut command::cargo(&["build", "--profile", "quick", "--workspace", "--locked"]))?;
     let skips = command::root().join("target/skips.txt");
     let written = fs::create_dir_all("target").and_then(|()| fs::write(&skips, ""));
     written.map_err(|error| format!("{}: {error}", skips.display()))?;
-    let mut cargo = command::cargo(&["test", "--release", "--workspace", "--locked"]);
+    let mut cargo = command::cargo(&["test", "--profile", "quick", "--workspace", "--locked"]);
     cargo.arg("--no-fail-fast").env("CARGO_TERM_COLOR", "never").env("THAW_SKIPS", &skips);
-    cargo.env("THAW_BIN", command::release_folder().join("thaw"));
+    cargo.env("THAW_BIN", command::quick_folder().join("thaw"));
     tell(&mut cargo, "CRIU", criu);
     tell(&mut cargo, "ROCM", peers::fetch_rocm());
     let ended = stream(cargo, totals);

@@ -72,7 +72,15 @@ const OTHERS: &[Other] = &[
 ];
 
 /// Parses everything after `restore`.
-pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error> {
+pub(crate) fn parse(parser: lexopt::Parser) -> Result<Restore, lexopt::Error> {
+    parse_with(parser, |_, _| Ok(false))
+}
+
+/// The same for a command that knows more options: `more` says whether it took one, by its name.
+pub(crate) fn parse_with(
+    mut parser: lexopt::Parser,
+    mut more: impl FnMut(&str, &mut lexopt::Parser) -> Result<bool, lexopt::Error>,
+) -> Result<Restore, lexopt::Error> {
     let mut images_dir = None;
     let mut restore = Restore {
         images_dir: PathBuf::new(),
@@ -116,7 +124,9 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Restore, lexopt::Error
             Short('l') | Short('x') => drop(parser.optional_value()),
             Long(name) => {
                 let name = name.to_owned();
-                restore.refused.extend(other(OTHERS, &name, &mut parser)?);
+                if !more(&name, &mut parser)? {
+                    restore.refused.extend(other(OTHERS, &name, &mut parser)?);
+                }
             }
             _ => return Err(arg.unexpected()),
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use restore_core::{Checked, TraceEvent, TraceStage, check};
+use restore_core::{Checked, TraceEvent, TraceStage, Violation, check};
 
 use super::begin_ns;
 use super::format::Trace;
@@ -18,8 +18,10 @@ pub(super) fn report(file: &Path, trace: &Trace) -> (String, bool) {
             text.push_str(&summary(trace, checked));
         }
         Err(violation) => {
-            let _ = writeln!(text, "{}: illegal: {violation}", file.display());
-            let _ = writeln!(text, "  the rule: {}", rule(violation.rule));
+            let _ = writeln!(text, "{}: illegal: {}", file.display(), verdict_text(violation));
+            if let Some(rule) = rule(violation.rule) {
+                let _ = writeln!(text, "  the rule: {rule}");
+            }
             for event in [&violation.first, &violation.second].into_iter().flatten() {
                 let _ = writeln!(text, "  {}", line(trace, event));
             }
@@ -29,6 +31,14 @@ pub(super) fn report(file: &Path, trace: &Trace) -> (String, bool) {
         text.push_str("  the last line was cut and is left out\n");
     }
     (text, verdict.is_ok())
+}
+
+/// What is wrong, in a line.
+pub(super) fn verdict_text(violation: &Violation) -> String {
+    match violation.rule {
+        0 => format!("it makes no sense: {}", violation.text),
+        _ => violation.to_string(),
+    }
 }
 
 /// What a legal trace shows, a line for each thing.
@@ -76,14 +86,15 @@ fn line(trace: &Trace, event: &TraceEvent) -> String {
 }
 
 /// The contract's rules, in a line each; the whole is in `docs/contract.md`.
-fn rule(number: u8) -> &'static str {
-    match number {
+fn rule(number: u8) -> Option<&'static str> {
+    let text = match number {
         1 => "the device files of a process are restored in their order, one after the other",
         3 => "no device file is opened before every task of the tree exists",
         4 => "a process has one worker for its life",
         5 => "a step begins after every step that it has an edge from",
         7 => "nothing runs before all of the tree is complete, and nothing if anything failed",
         8 => "devices resume last, once for each process, and their failure is a failure",
-        _ => "a trace must make sense",
-    }
+        _ => return None,
+    };
+    Some(text)
 }

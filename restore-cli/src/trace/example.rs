@@ -13,8 +13,8 @@ pub(crate) fn outline() -> Outline {
 
 /// Processes with `/dev/kfd` and so many render nodes each.
 pub(crate) fn tree(processes: usize, gpus: u32) -> Outline {
-    let mut outline = Outline::default();
-    outline.gpus = (0..gpus).map(|gpu| (GpuId(0xa000 + gpu), HostGpuId(0xb000 + gpu))).collect();
+    let pairs = (0..gpus).map(|gpu| (GpuId(0xa000 + gpu), HostGpuId(0xb000 + gpu)));
+    let mut outline = Outline { gpus: pairs.collect(), ..Outline::default() };
     for index in 0..processes {
         let pid = 28866 + index as i32;
         let ppid = if index == 0 { 0 } else { 28866 };

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::*;
 use restore_core::{Outline, TraceEvent};
 
-pub(crate) use format::{Trace, TraceFault, TraceWriter};
+pub(crate) use format::{Trace, TraceWriter};
 pub(crate) use outline::{json, labels};
 
 use crate::log::chain;
@@ -176,7 +176,7 @@ fn begin_ns(trace: &Trace) -> u64 {
     trace.events.iter().map(|event| event.begin_ns).min().unwrap_or(0)
 }
 
-/// What a step is called in pictures: `F2 render`, and in a tree of a parent and its child `PF2` and
+/// What a step is called in pictures: `F2`, and in a tree of a parent and its child `PF2` and
 /// `CF2`, as people who discuss the order of restores write it.
 fn short_name(outline: &Outline, event: &TraceEvent) -> String {
     let Some(step) = event.step else { return event.stage.name().to_owned() };

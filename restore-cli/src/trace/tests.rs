@@ -119,8 +119,8 @@ fn what_is_no_trace_is_refused_with_its_line() {
         again.replacen("\"process\":28867,\"position\":0", "\"process\":28867,\"position\":1", 1);
     assert_eq!(refused(again), "line 1: step 28867.2 is there twice");
     check("\"stage\":\"create\"", "\"stage\":\"begin\"", "line 2: unknown variant `begin`");
-    let event = "\"device\",\"process\":28866,\"step\":\"28866";
-    check(event, &event.replace("28866\"", "1"), "line 4");
+    let event = "\"device\",\"process\":28866";
+    check(event, "\"device\",\"process\":\"28866\"", "line 4: invalid type: string");
     check(
         "\"step\":\"28866.1\",\"file\":\"/",
         "\"step\":\"1.1\",\"file\":\"/",
@@ -148,8 +148,9 @@ fn a_verdict_names_the_rule_and_both_events() {
     assert!(!legal);
     assert_eq!(
         text,
-        "f: illegal: rule 1 is broken: 28866.2 (render) began 50.000 us before 28866.1 (kfd) ended\n  \
-         the rule: the device files of a process are restored in their order, one after the other\n  \
+        "f: illegal: rule 1 is broken: 28866.2 (render) began 50.000 us before 28866.1 (kfd) \
+         ended\n  the rule: the device files of a process are restored in their order, one after \
+         the other\n  \
          28866.1 kfd /dev/kfd, worker 0, 0.350 to 0.650 ms: ok\n  \
          28866.2 render /dev/dri/renderD128, worker 0, 0.600 to 0.950 ms: ok\n"
     );
@@ -159,8 +160,8 @@ fn a_verdict_names_the_rule_and_both_events() {
 fn a_text_shows_who_was_at_work_at_once() {
     let picture = text::picture(&trace(example::outline()), 72);
     let expected = "\
-P 28866  ├PF1 kfd──┤├PF2 render────────┤├PF3 render────────┤
-C 28867  ├CF1 kfd─────────────┤├CF2 render────────┤├CF3 render─────────┤
+P 28866  ├PF1 kfd─┤├PF2 render─────────┤├PF3 render─────────┤
+C 28867  ├CF1 kfd────────────┤├CF2 render─────────┤├CF3 render─────────┤
 20 legal orders; this one: legal
 ";
     assert_eq!(picture, expected);
@@ -174,7 +175,7 @@ C 28867  ├CF1 kfd─────────────┤├CF2 render──
 fn pictures_show_every_device_file_and_edge() {
     let trace = trace(example::sharing(3, 2));
     let svg = view::svg(&trace);
-    assert_eq!(svg.matches("class=\"edge\"").count(), 2 * 2, "in both panels");
+    assert_eq!(svg.matches("class=\"edge\"").count(), 2);
     for name in ["F1 kfd", "F2 render", "F3 render"] {
         assert!(svg.matches(&format!(">{name}")).count() >= 3, "{name}");
     }

@@ -2,6 +2,7 @@
 
 use restore_core::{EdgeReason, Outline, TraceEvent, check};
 
+use super::check::verdict_text;
 use super::format::Trace;
 use super::view::order::Order;
 use super::{letter, short_name};
@@ -42,7 +43,7 @@ pub(super) fn picture(trace: &Trace, width: usize) -> String {
         Ok(checked) if checked.complete => "legal".to_owned(),
         Ok(checked) if checked.failures > 0 => "failed, and nothing was released".to_owned(),
         Ok(_) => "legal so far".to_owned(),
-        Err(violation) => format!("illegal: {violation}"),
+        Err(violation) => format!("illegal: {}", verdict_text(&violation)),
     };
     text.push_str(&format!("{orders}; this one: {verdict}\n"));
     text

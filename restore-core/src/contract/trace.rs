@@ -67,7 +67,7 @@ pub struct TraceEvent {
     pub pid: i32,
     /// The step, if [`TraceStage::has_step`]; of contents, the step that made the buffers.
     pub step: Option<StepId>,
-    /// Number of the thread that did it; the process's worker, or of contents anyone.
+    /// Number of the thread that did it: the process's worker, but anyone for contents and resume.
     pub worker: usize,
     /// Begin, on a monotonic clock that all events share.
     pub begin_ns: u64,
@@ -86,7 +86,7 @@ pub struct Checked {
     pub processes: usize,
     /// Device steps that ended well.
     pub steps: usize,
-    /// Threads that worked for processes; those that only copied contents are not counted.
+    /// Threads that processes had as workers; who only copied or resumed is not counted.
     pub workers: usize,
     /// Pairs of device steps of different processes that went on at the same time.
     pub overlaps: u64,
@@ -260,9 +260,7 @@ impl<'a> Judge<'a> {
     /// Rule 4: a process has one worker for its life.
     fn workers(&self) -> Result<(), Box<Violation>> {
         let mut seen: BTreeMap<i32, &TraceEvent> = BTreeMap::new();
-        // The coordinator resumes queues, by pid; anybody copies contents.
-        let apart = |stage| matches!(stage, TraceStage::Contents | TraceStage::Resume);
-        for event in self.events.iter().filter(|event| !apart(event.stage)) {
+        for event in self.events.iter().filter(|event| !is_apart(event.stage)) {
             let first = *seen.entry(event.pid).or_insert(event);
             if first.worker != event.worker {
                 let names = (self.name(first), self.name(event));
@@ -364,7 +362,7 @@ impl<'a> Judge<'a> {
             let own: Vec<_> = self.devices.range(chain.clone()).map(|(_, event)| *event).collect();
             overlaps(&own)
         });
-        let workers = self.events.iter().filter(|event| event.stage != TraceStage::Contents);
+        let workers = self.events.iter().filter(|event| !is_apart(event.stage));
         Checked {
             complete: released.len() == self.outline.processes.len(),
             processes: self.events.iter().map(|event| event.pid).collect::<BTreeSet<_>>().len(),
@@ -388,6 +386,12 @@ impl<'a> Judge<'a> {
             (stage, None) => format!("{} of {}", stage.name(), event.pid),
         }
     }
+}
+
+/// Whether others than the process's worker may do it: anybody copies contents, and queues are
+/// resumed by pid.
+fn is_apart(stage: TraceStage) -> bool {
+    matches!(stage, TraceStage::Contents | TraceStage::Resume)
 }
 
 fn broken(

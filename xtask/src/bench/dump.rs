@@ -75,7 +75,7 @@ fn dump(
     let images: PathBuf = folder.join("images");
     let _ = fs::remove_dir_all(&images);
     fs::create_dir_all(&images).map_err(|error| error.to_string())?;
-    let pids = tree::start(&folder.join("status"), args)?;
+    let pids = tree::start(&command::release_folder(), &folder.join("status"), args)?;
     if pids.len() != processes {
         return Err(format!("{} of {processes} processes are ready", pids.len()));
     }

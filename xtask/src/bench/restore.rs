@@ -64,7 +64,7 @@ impl Bench {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&images).map_err(|error| error.to_string())?;
         let status = folder.join("status");
-        let tree = start(&status, args)?;
+        let tree = start(&command::release_folder(), &status, args)?;
         let bench = Self { images, status, tree };
         if bench.tree.len() != processes {
             return Err(format!("{} of {processes} processes are ready", bench.tree.len()));

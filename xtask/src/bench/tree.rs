@@ -48,9 +48,9 @@ pub(super) fn prepare() -> nix::Result<()> {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
 }
 
-/// Starts a workload and returns its pids when all of it is ready.
-pub(crate) fn start(status: &Path, args: &[&str]) -> Result<Vec<i32>, String> {
-    let mut workload = Command::new(command::release_folder().join("examples/workload"));
+/// Starts the workload that was built in a folder, and returns its pids when all of it is ready.
+pub(crate) fn start(folder: &Path, status: &Path, args: &[&str]) -> Result<Vec<i32>, String> {
+    let mut workload = Command::new(folder.join("examples/workload"));
     workload.arg(status).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = workload.stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
     let mut stdout = child.stdout.take().expect("it is piped");

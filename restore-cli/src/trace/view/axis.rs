@@ -21,6 +21,11 @@ impl Axis {
         self.place(ns.saturating_sub(self.begin_ns) as f64 / 1e6)
     }
 
+    /// Where the last moment is.
+    pub(super) fn right(&self) -> f64 {
+        self.left + self.width
+    }
+
     fn place(&self, ms: f64) -> f64 {
         self.left + ms / self.span_ms * self.width
     }

@@ -17,7 +17,7 @@ const STYLE: &str = "\
 text{font-family:system-ui,'Segoe UI','DejaVu Sans',sans-serif}
 .title{font-size:20px;font-weight:600}.head{font-size:16px;font-weight:600}
 .strong{font-size:13px;font-weight:600}.plain{font-size:12px}.small{font-size:11px}
-.b12{font-size:12px;font-weight:600}.b10{font-size:10px;font-weight:600}.b8{font-size:8px}
+.b12{font-size:12px;font-weight:600}.b10{font-size:10px;font-weight:600}
 .on{fill:#fff}.bg{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.lane{fill:#f3f5f8}
 .grid{stroke:#d5dbe2;fill:none}.mark{stroke:#59636e;stroke-dasharray:3 3;fill:none}
 .kfd{fill:#7647c4}.render{fill:#1c66d6}.dmabuf{fill:#b35900}.receive{fill:#59636e}
@@ -26,14 +26,14 @@ text{font-family:system-ui,'Segoe UI','DejaVu Sans',sans-serif}
 .create{fill:#b4bdc8}.build{fill:#d3d9e0}.freeze{fill:#9fc9f5}.resume{fill:#4ac26b}
 .release{fill:#1a7f37}.good{fill:#1a7f37}.warn{fill:#9a6700}.bad{fill:#cf222e}
 .failed{fill:#cf222e;stroke:#82071e;stroke-width:2}
-.edge{stroke:#1f2328;fill:none;stroke-width:1.6}.halo{stroke:#fff;fill:none;stroke-width:4.5}
+.edge{stroke:#1f2328;fill:none;stroke-width:1.3}.faint{stroke-opacity:.4}
 .tip{fill:#1f2328}
 @media(prefers-color-scheme:dark){
 .bg{fill:#0d1117}.ink{fill:#e6edf3}.dim{fill:#9198a1}.lane{fill:#161b22}
 .grid{stroke:#2d343d}.mark{stroke:#9198a1}
 .create{fill:#59636e}.build{fill:#3d444d}.freeze{fill:#1f5a99}.resume{fill:#238636}
 .release{fill:#2ea043}.good{fill:#3fb950}.warn{fill:#d29922}.bad{fill:#f85149}
-.edge{stroke:#e6edf3}.halo{stroke:#0d1117}.tip{fill:#e6edf3}}
+.edge{stroke:#e6edf3}.tip{fill:#e6edf3}}
 ";
 
 /// A picture that grows downwards.
@@ -53,8 +53,8 @@ impl Canvas {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
              viewBox=\"0 0 {width:.0} {height:.0}\">\n<style>\n{STYLE}</style>\n<defs><marker \
-             id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" \
-             markerHeight=\"8\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">\
+             id=\"tip\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"7\" \
+             markerHeight=\"7\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">\
              <path class=\"tip\" d=\"M0,0L8,4L0,8z\"/></marker></defs>\n\
              <rect class=\"bg\" width=\"{width:.0}\" height=\"{height:.0}\"/>\n{body}</svg>\n"
         )
@@ -115,32 +115,25 @@ impl Canvas {
             writeln!(self.body, "<path class=\"{class}\" d=\"M{x1:.1},{y1:.1}L{x2:.1},{y2:.1}\"/>");
     }
 
-    /// An arrow that leaves and arrives from the left to the right.
-    pub(super) fn arrow(&mut self, from: (f64, f64), to: (f64, f64), title: &str) {
-        let bend = ((to.0 - from.0) / 2.0).max(14.0);
+    /// An arrow that leaves and arrives upright.
+    pub(super) fn arrow(&mut self, from: (f64, f64), to: (f64, f64), class: &str, title: &str) {
+        let bend = (from.1 + to.1) / 2.0;
         let path = format!(
-            "M{:.1},{:.1}C{:.1},{:.1} {:.1},{:.1} {:.1},{:.1}",
-            from.0,
-            from.1,
-            from.0 + bend,
-            from.1,
-            to.0 - bend,
-            to.1,
-            to.0,
-            to.1
+            "M{:.1},{:.1}C{:.1},{bend:.1} {:.1},{bend:.1} {:.1},{:.1}",
+            from.0, from.1, from.0, to.0, to.0, to.1
         );
         let title = escape(title);
         let _ = writeln!(
             self.body,
-            "<path class=\"halo\" d=\"{path}\"/>\n<path class=\"edge\" d=\"{path}\" \
-             marker-end=\"url(#tip)\"><title>{title}</title></path>"
+            "<path class=\"{class}\" d=\"{path}\" marker-end=\"url(#tip)\">\
+             <title>{title}</title></path>"
         );
     }
 }
 
 /// About how wide a text of this size is: an average of proportional fonts.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
-    text.chars().count() as f64 * size * 0.6
+    text.chars().count() as f64 * size * 0.58
 }
 
 fn escape(text: &str) -> String {

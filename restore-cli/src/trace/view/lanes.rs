@@ -36,7 +36,7 @@ impl Scale {
         match lanes {
             0..=8 => Self { bar: 26.0, stage: 13.0, contents: 6.0, pad: 8.0, font: ("b12", 12.0) },
             9..=24 => Self { bar: 18.0, stage: 9.0, contents: 5.0, pad: 5.0, font: ("b10", 10.0) },
-            _ => Self { bar: 12.0, stage: 5.0, contents: 3.0, pad: 3.0, font: ("b8", 8.0) },
+            _ => Self { bar: 14.0, stage: 5.0, contents: 3.0, pad: 4.0, font: ("b10", 10.0) },
         }
     }
 }
@@ -125,7 +125,7 @@ pub(super) fn label(
     colour: &str,
 ) {
     let (font, size) = scale.font;
-    let fits = |name: &&String| text_width(name, size) + 6.0 <= width;
+    let fits = |name: &&String| text_width(name, size) + size * 0.7 <= width;
     if let Some(name) = names.iter().find(fits) {
         let at =
             (from + width / 2.0, middle + size * 0.3 - if scale.bar > 20.0 { 1.0 } else { 0.0 });

@@ -12,6 +12,7 @@ mod time;
 
 use restore_core::{StepKind, TraceEvent, TraceStage, check};
 
+use super::check::verdict_text;
 use super::format::Trace;
 use super::{letter, short_name};
 use canvas::{Anchor, Canvas};
@@ -24,7 +25,7 @@ const MARGIN: f64 = 24.0;
 /// Most steps whose order is spelt out under the title.
 const SPELT_MAX: usize = 16;
 /// Fewest and most pixels across.
-const WIDTHS: (f64, f64) = (1240.0, 3200.0);
+const WIDTHS: (f64, f64) = (1240.0, 2600.0);
 /// Pixels for each column of the order, if there is room.
 const COLUMN: f64 = 9.0;
 
@@ -38,7 +39,7 @@ pub(super) fn svg(trace: &Trace) -> String {
     let mut y = title(&mut canvas, trace);
     y = legend(&mut canvas, trace, &frame, y);
     if order.columns() > 0 {
-        y = section(&mut canvas, y, "Order", "each begin and end is one step to the right");
+        y = section(&mut canvas, y, "Order", "not to scale: a column for each begin and each end");
         y = order.draw(&mut canvas, trace, &frame, y) + MARGIN;
     }
     y = section(&mut canvas, y, "Time", "to scale");
@@ -73,11 +74,12 @@ fn title(canvas: &mut Canvas, trace: &Trace) -> f64 {
         };
         let names: Vec<String> = device.iter().map(name).collect();
         let of = match outline.count_orders() {
-            Some(1) => "the only legal order".to_owned(),
-            Some(count) => format!("one of {count} legal orders"),
-            None => "one of very many legal orders".to_owned(),
+            _ if device.len() < outline.steps.len() => String::new(),
+            Some(1) => ", the only legal order".to_owned(),
+            Some(count) => format!(", one of {count} legal orders"),
+            None => ", one of very many legal orders".to_owned(),
         };
-        let text = format!("Begun in the order {}, {of}", names.join(" "));
+        let text = format!("Begun in the order {}{of}", names.join(" "));
         canvas.text((MARGIN, y), Anchor::Start, "plain dim", &text);
         y += 22.0;
     }
@@ -87,7 +89,7 @@ fn title(canvas: &mut Canvas, trace: &Trace) -> f64 {
             ("warn", "Failed, legally: nothing was released".to_owned())
         }
         Ok(_) => ("warn", "Legal so far: the trace ends before the restore did".to_owned()),
-        Err(violation) => ("bad", format!("Illegal: {violation}")),
+        Err(violation) => ("bad", format!("Illegal: {}", verdict_text(&violation))),
     };
     canvas.circle((MARGIN + 5.0, y - 4.0), 5.0, class);
     canvas.text((MARGIN + 18.0, y), Anchor::Start, &format!("strong {class}"), &text);

@@ -1,13 +1,11 @@
 //! The panel of the time: all stages of every process, to scale.
 
-use std::collections::BTreeMap;
-
-use restore_core::{StepId, TraceEvent, TraceStage};
+use restore_core::{TraceEvent, TraceStage};
 
 use super::super::format::Trace;
 use super::axis::Axis;
 use super::canvas::{Anchor, Canvas, text_width};
-use super::lanes::{Frame, Scale, device_bar, edge_title, label, lane};
+use super::lanes::{Frame, Scale, device_bar, label, lane};
 use super::{details, gpu_of};
 
 /// Most bars of contents of one process above each other; more at once share the last row.
@@ -35,20 +33,13 @@ pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) ->
         canvas.line((x, top - 4.0), (x, bottom), "grid");
         canvas.text((x, bottom + 14.0), Anchor::Middle, "small dim", &text);
     }
-    canvas.text((frame.left - 10.0, bottom + 14.0), Anchor::End, "small dim", "ms");
+    canvas.text((frame.left - 16.0, bottom + 14.0), Anchor::End, "small dim", "ms");
     draw_marks(canvas, &axis, &marks, (top, bottom));
-    let mut places = BTreeMap::new();
     let mut lane_y = top;
     for ((process, height), rows) in trace.outline.processes.iter().zip(&heights).zip(&rows) {
         let own = Lane { pid: process.pid, y: lane_y, rows };
-        own.draw(canvas, trace, &axis, scale, &mut places);
+        own.draw(canvas, trace, &axis, scale);
         lane_y += height + 4.0;
-    }
-    for edge in &trace.outline.edges {
-        if let (Some(from), Some(to)) = (places.get(&edge.from), places.get(&edge.to)) {
-            let title = edge_title(&trace.outline, edge);
-            canvas.arrow((from.1, from.2), (to.0, to.2), &title);
-        }
     }
     bottom + 26.0
 }
@@ -84,14 +75,7 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    fn draw(
-        &self,
-        canvas: &mut Canvas,
-        trace: &Trace,
-        axis: &Axis,
-        scale: Scale,
-        places: &mut BTreeMap<StepId, (f64, f64, f64)>,
-    ) {
+    fn draw(&self, canvas: &mut Canvas, trace: &Trace, axis: &Axis, scale: Scale) {
         let stage_y = self.y + scale.pad;
         let device_y = stage_y + scale.stage + 2.0;
         let contents_y = device_y + scale.bar + 2.0;
@@ -101,9 +85,6 @@ impl Lane<'_> {
                 TraceStage::Contents => {}
                 TraceStage::Device => {
                     device_bar(canvas, trace, event, (from, to), device_y, scale);
-                    if let Some(step) = event.step {
-                        places.insert(step, (from, to, device_y + scale.bar / 2.0));
-                    }
                 }
                 stage => {
                     let class = if event.outcome.is_ok() { stage.name() } else { "failed" };
@@ -152,18 +133,20 @@ fn draw_marks(canvas: &mut Canvas, axis: &Axis, marks: &[(u64, &str)], (top, bot
     let mut ends = [f64::MIN; 2];
     for &(moment, name) in marks {
         let x = axis.x(moment);
-        let half = text_width(name, 11.0) / 2.0;
-        let row = ends.iter().position(|&end| x - half > end + 8.0);
+        let width = text_width(name, 11.0);
+        // Not beyond the picture.
+        let begin = (x - width / 2.0).min(axis.right() - width);
+        let row = ends.iter().position(|&end| begin > end + 8.0);
         let height = match row {
             Some(row) => {
-                ends[row] = x + half;
+                ends[row] = begin + width;
                 10.0 + row as f64 * 14.0
             }
             None => 4.0,
         };
         canvas.line((x, top - height + 2.0), (x, bottom), "mark");
         if row.is_some() {
-            canvas.text((x, top - height - 1.0), Anchor::Middle, "small dim", name);
+            canvas.text((begin, top - height - 1.0), Anchor::Start, "small dim", name);
         }
     }
 }

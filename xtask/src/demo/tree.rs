@@ -1,7 +1,6 @@
-//! `demo`: a process tree is checkpointed, killed, brought back, and goes on; in a few seconds.
+//! A process tree without GPUs is checkpointed, killed, brought back, and goes on, in a few seconds.
 //!
-//! It shows what the project does to someone who has just checked it out. Everything happens in a
-//! pid namespace of its own, which ends with it, and in `target/demo`.
+//! Everything happens in a pid namespace of its own, which ends with it, and in `target/demo`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,14 +24,16 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What each process says of itself: how far its threads have counted, and if its memory is whole.
 type Answers = BTreeMap<i32, (u64, bool)>;
 
+/// Whether this run is the one inside the namespace.
+pub(super) fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Shows it.
-pub(crate) fn run() -> Result<(), String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err("the demo needs root: only root may choose process ids".to_owned());
-    }
+pub(super) fn run() -> Result<(), String> {
     if std::env::var_os(INSIDE).is_none() {
         println!("Building thaw and a program to checkpoint ...");
-        tree::build()?;
+        super::build()?;
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let namespace = ["--fork", "--pid", "--mount-proc", "--kill-child", "--"];
         let mut inside = Command::new("unshare");
@@ -44,7 +45,7 @@ pub(crate) fn run() -> Result<(), String> {
     let _ = fs::remove_dir_all(&folder);
     let images = folder.join("images");
     fs::create_dir_all(&images).map_err(|error| error.to_string())?;
-    Demo { thaw: command::release_folder().join("thaw"), status: folder.join("status"), images }
+    Demo { thaw: command::quick_folder().join("thaw"), status: folder.join("status"), images }
         .show()
 }
 
@@ -56,7 +57,7 @@ struct Demo {
 
 impl Demo {
     fn show(&self) -> Result<(), String> {
-        let pids = tree::start(&self.status, &TREE)?;
+        let pids = tree::start(&command::quick_folder(), &self.status, &TREE)?;
         let [processes, mib, threads] = TREE;
         println!(
             "1. A tree runs: {processes} processes {pids:?}, each with {mib} MiB filled with a \

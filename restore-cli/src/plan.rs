@@ -1,0 +1,360 @@
+//! `thaw plan`: what a restore would do with device files, and in which orders, without doing it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Instant;
+
+use restore_core::{EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
+
+use crate::log::{Log, Teller};
+use crate::options::restore::parse_with;
+use crate::{FAILED, USAGE, trace};
+
+const HELP: &str = "\
+thaw plan says what a restore would do with device files: which there are, in which order, what
+waits for what, what may go on at the same time, and what had to be assumed. It changes nothing.
+
+Usage: thaw plan -D DIR [options of thaw restore] [--json] [--width COLUMNS]
+
+      --json               one line of JSON, as a trace begins with
+      --width COLUMNS      columns of the text (100)
+  -h, --help
+
+Exit codes: 0 it can be restored here, 1 failed, 2 usage, 3 bad images,
+4 this host or version cannot take these images.";
+
+/// Columns if nobody says.
+const WIDTH_DEFAULT: usize = 100;
+/// Most steps of a wave that are named.
+const WAVE_MAX: usize = 24;
+
+/// Parses everything after `plan`, does it, and returns the exit code.
+pub(crate) fn run(mut parser: lexopt::Parser, start: Instant) -> Result<u8, lexopt::Error> {
+    let first = parser.try_raw_args().and_then(|args| args.peek().map(ToOwned::to_owned));
+    if first.is_some_and(|first| first == "--help" || first == "-h") {
+        println!("{HELP}");
+        return Ok(0);
+    }
+    let (mut json, mut width) = (false, WIDTH_DEFAULT);
+    let options = parse_with(parser, |name, parser| {
+        match name {
+            "json" => json = true,
+            "width" => width = trace::parse_width(&parser.value()?.to_string_lossy())?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let mut log = match Log::open(None, 0, start) {
+        Ok(log) => log,
+        Err(error) => return Err(format!("cannot write to standard error: {error}").into()),
+    };
+    let mut tell = Teller { log: &mut log, to_stderr: true };
+    if !options.refused.is_empty() {
+        options.refused.iter().for_each(|refused| tell.error(refused));
+        return Ok(USAGE);
+    }
+    let plan = match crate::restore::plan(&options, &mut tell) {
+        Ok(plan) => plan,
+        Err(code) => return Ok(code),
+    };
+    let mut out = io::stdout().lock();
+    let done = match json {
+        true => print_json(plan.outline(), &mut out),
+        false => print(plan.outline(), width, &mut out),
+    };
+    match done.and_then(|()| out.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            tell.error(&format!("cannot write: {error}"));
+            Ok(FAILED)
+        }
+    }
+}
+
+/// The outline as the first line of a trace.
+pub(crate) fn print_json(outline: &Outline, to: &mut dyn Write) -> io::Result<()> {
+    writeln!(to, "{}", trace::json(outline)?)
+}
+
+/// The outline for people, in so many columns; a path that is longer is not broken.
+pub(crate) fn print(outline: &Outline, width: usize, to: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        to,
+        "{} process(es), {} device file(s), {} GPU(s)",
+        outline.processes.len(),
+        outline.steps.len(),
+        outline.gpus.len()
+    )?;
+    for (index, (saved, here)) in outline.gpus.iter().enumerate() {
+        writeln!(to, "GPU {index}: saved as {saved}, here {here}")?;
+    }
+    let columns = Columns::new(outline);
+    for process in &outline.processes {
+        writeln!(to)?;
+        print_process(outline, process, &columns, to)?;
+    }
+    if !outline.steps.is_empty() {
+        writeln!(to)?;
+        print_freedom(outline, width, to)?;
+    }
+    for (index, assumption) in outline.assumptions.iter().enumerate() {
+        if index == 0 {
+            writeln!(to, "\nAssumed, since the images do not say:")?;
+        }
+        wrap(to, "  - ", assumption.split(' '), width)?;
+    }
+    Ok(())
+}
+
+/// Widths of what stands below each other.
+struct Columns {
+    label: usize,
+    kind: usize,
+    path: usize,
+    fds: usize,
+    gpu: usize,
+}
+
+impl Columns {
+    fn new(outline: &Outline) -> Self {
+        let widest = |of: &dyn Fn(StepId) -> usize| {
+            (0..outline.steps.len()).map(StepId).map(of).max().unwrap_or(0)
+        };
+        Self {
+            label: widest(&|id| outline.label(id).len()),
+            kind: widest(&|id| outline.step(id).kind.name().len()),
+            path: widest(&|id| outline.step(id).path.chars().count()),
+            fds: widest(&|id| fds(outline, id).len()),
+            gpu: widest(&|id| gpu(outline, id).len()),
+        }
+    }
+}
+
+fn print_process(
+    outline: &Outline,
+    process: &OutlineProcess,
+    columns: &Columns,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let who = match process.ppid {
+        0 => "the root".to_owned(),
+        ppid => format!("child of {ppid}"),
+    };
+    let (memory, gpu_memory) = (size(process.memory_bytes), size(process.gpu_bytes));
+    let pid = process.pid;
+    writeln!(to, "{pid}, {who}: {memory} of memory, {gpu_memory} of GPU memory")?;
+    let steps = (0..outline.steps.len()).map(StepId);
+    for id in steps.filter(|&id| outline.step(id).pid == process.pid) {
+        let step = outline.step(id);
+        let mut line = format!(
+            "  {:label$}  {:kind$}  {:path$}  {:fds$}  {:gpu$}  {} buffer(s)",
+            outline.label(id),
+            step.kind.name(),
+            step.path,
+            fds(outline, id),
+            gpu(outline, id),
+            step.buffers,
+            label = columns.label,
+            kind = columns.kind,
+            path = columns.path,
+            fds = columns.fds,
+            gpu = columns.gpu,
+        );
+        if step.content_bytes > 0 {
+            let _ = write!(line, ", {}", size(step.content_bytes));
+        }
+        writeln!(to, "{line}")?;
+        for edge in outline.edges.iter().filter(|edge| edge.to == id) {
+            let from = outline.label(edge.from);
+            let why = match edge.reason {
+                EdgeReason::Buffer(number) => format!("makes buffer {number:#x}"),
+                EdgeReason::Descriptor(file) => format!("opens file {file:#x}"),
+            };
+            writeln!(to, "  {:label$}  after {from}, which {why}", "", label = columns.label)?;
+        }
+    }
+    Ok(())
+}
+
+fn fds(outline: &Outline, id: StepId) -> String {
+    let fds = &outline.step(id).fds;
+    if fds.is_empty() {
+        return "mapped only".to_owned();
+    }
+    let list: Vec<String> = fds.iter().map(ToString::to_string).collect();
+    format!("fd {}", list.join(","))
+}
+
+fn gpu(outline: &Outline, id: StepId) -> String {
+    let Some((_, here)) = outline.step(id).gpu else { return String::new() };
+    match outline.gpus.iter().position(|(_, other)| *other == here) {
+        Some(index) => format!("GPU {index}"),
+        None => format!("GPU {here}"),
+    }
+}
+
+/// What may be at the same time, and how many orders there are.
+fn print_freedom(outline: &Outline, width: usize, to: &mut dyn Write) -> io::Result<()> {
+    writeln!(to, "Files of one process are restored in the order above, one after the other.")?;
+    match outline.edges.len() {
+        0 => writeln!(to, "Processes share nothing: files of different ones have no order.")?,
+        count => {
+            let text = "wait(s) as told above; else files of different processes have no order.";
+            writeln!(to, "{count} {text}")?;
+        }
+    }
+    match outline.count_orders() {
+        Some(0) => return writeln!(to, "There is no legal order: the plan contradicts itself."),
+        Some(count) => writeln!(to, "Legal orders: {count}")?,
+        None => writeln!(to, "Legal orders: more than can be counted")?,
+    }
+    writeln!(to, "At the same time, if each file took as long:")?;
+    for (index, wave) in waves(outline).iter().enumerate() {
+        let mut labels: Vec<String> =
+            wave.iter().take(WAVE_MAX).map(|&id| outline.label(id)).collect();
+        if wave.len() > WAVE_MAX {
+            labels.push(format!("and {} more", wave.len() - WAVE_MAX));
+        }
+        let lead = format!("  {}. ", index + 1);
+        wrap(to, &lead, labels.iter().map(String::as_str), width)?;
+    }
+    Ok(())
+}
+
+/// The steps that begin together, if all steps take as long.
+fn waves(outline: &Outline) -> Vec<Vec<StepId>> {
+    let Ok(mut scheduler) = Scheduler::new(outline, Schedule::Concurrent) else {
+        return Vec::new();
+    };
+    let mut waves = Vec::new();
+    loop {
+        let wave = scheduler.start();
+        if wave.is_empty() {
+            return waves;
+        }
+        wave.iter().for_each(|&step| scheduler.finished(step));
+        waves.push(wave);
+    }
+}
+
+/// Words in lines, further ones indented as far as the first.
+fn wrap<'a>(
+    to: &mut dyn Write,
+    lead: &str,
+    words: impl Iterator<Item = &'a str>,
+    width: usize,
+) -> io::Result<()> {
+    let indent = " ".repeat(lead.len());
+    let (mut line, mut is_empty) = (lead.to_owned(), true);
+    for word in words {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
+            writeln!(to, "{line}")?;
+            (line, is_empty) = (indent.clone(), true);
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    writeln!(to, "{line}")
+}
+
+/// A number of bytes in the greatest unit of which there is at least one.
+fn size(bytes: u64) -> String {
+    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >> shift > 0 {
+            return format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use restore_core::{EdgeReason, Outline, StepKind};
+
+    use super::{print, print_json, size};
+    use crate::trace::example;
+
+    fn printed(outline: &Outline, width: usize) -> String {
+        let mut bytes = Vec::new();
+        print(outline, width, &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_plan_says_what_there_is_and_what_is_free() {
+        let expected = "\
+2 process(es), 6 device file(s), 2 GPU(s)
+GPU 0: saved as 0xa000, here 0xb000
+GPU 1: saved as 0xa001, here 0xb001
+
+28866, the root: 9.0 MiB of memory, 32.0 MiB of GPU memory
+  28866.1  kfd     /dev/kfd             fd 3         4 buffer(s)
+  28866.2  render  /dev/dri/renderD128  fd 4  GPU 0  4 buffer(s), 16.0 MiB
+  28866.3  render  /dev/dri/renderD129  fd 5  GPU 1  4 buffer(s), 16.0 MiB
+
+28867, child of 28866: 9.0 MiB of memory, 32.0 MiB of GPU memory
+  28867.1  kfd     /dev/kfd             fd 3         4 buffer(s)
+  28867.2  render  /dev/dri/renderD128  fd 4  GPU 0  4 buffer(s), 16.0 MiB
+  28867.3  render  /dev/dri/renderD129  fd 5  GPU 1  4 buffer(s), 16.0 MiB
+
+Files of one process are restored in the order above, one after the other.
+Processes share nothing: files of different ones have no order.
+Legal orders: 20
+At the same time, if each file took as long:
+  1. 28866.1 28867.1
+  2. 28866.2 28867.2
+  3. 28866.3 28867.3
+";
+        assert_eq!(printed(&example::outline(), 80), expected);
+    }
+
+    #[test]
+    fn a_plan_says_what_waits_and_what_was_assumed() {
+        let mut outline = example::sharing(2, 1);
+        outline.edges[0].reason = EdgeReason::Descriptor(0x12);
+        outline.steps[3].kind = StepKind::Receive;
+        outline.steps[3].fds = vec![];
+        outline.assumptions = vec!["one two three four five six seven eight nine".to_owned()];
+        let text = printed(&outline, 40);
+        for line in [
+            "  28867.2  receive  /dev/dri/renderD128  mapped only  GPU 0  4 buffer(s), 16.0 MiB",
+            "           after 28866.2, which opens file 0x12",
+            "1 wait(s) as told above; else files of different processes have no order.",
+            "Legal orders: 3",
+            "  3. 28867.2",
+            "Assumed, since the images do not say:",
+            "  - one two three four five six seven",
+            "    eight nine",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn large_trees_are_cut_short_and_small_ones_say_little() {
+        let text = printed(&example::sharing(64, 4), 80);
+        assert!(text.contains("Legal orders: more than can be counted"), "{text}");
+        assert!(text.contains("and 40 more"), "{text}");
+        let nothing = printed(&Outline::default(), 80);
+        assert_eq!(nothing, "0 process(es), 0 device file(s), 0 GPU(s)\n");
+    }
+
+    #[test]
+    fn json_is_what_a_trace_begins_with() {
+        let mut bytes = Vec::new();
+        print_json(&example::outline(), &mut bytes).unwrap();
+        let trace = crate::trace::Trace::parse(bytes.as_slice()).unwrap();
+        assert_eq!(trace.outline, example::outline());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size(0), "0 bytes");
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(1024), "1.0 KiB");
+        assert_eq!(size(3 << 29), "1.5 GiB");
+    }
+}
