@@ -39,7 +39,7 @@ thaw makes checkpoints of process trees, in CRIU's format, and brings them back 
 Usage: thaw dump -t PID -D DIR [options]
        thaw restore -D DIR [options]
        thaw plan -D DIR [options]   (see thaw plan --help)
-       thaw node run|list-models    (see thaw node --help)
+       thaw node run|list-models|fault  (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
        thaw trace COMMAND           (see thaw trace --help)
 
