@@ -23,9 +23,13 @@ pub(in crate::engine) struct Copiers {
 }
 
 impl Copiers {
-    /// Starts as many as there are processors, with thread ids that the tree does not need.
+    /// Starts as many as there are processors, or as workers if that is less, with thread ids that the tree does not need.
     pub(in crate::engine) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX);
+        let count = match plan.options.workers_max {
+            0 => count,
+            workers => count.min(workers),
+        };
         let (jobs, take) = unbounded::<CopyJob>();
         let (report, done) = unbounded();
         let threads = start_beside(count, &plan.ids, |number, started| {
