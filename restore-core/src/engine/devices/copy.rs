@@ -166,6 +166,7 @@ impl Copier {
         let raw = open_image(images, image, &job.contents.image)?;
         let path = || images.path().join(&job.contents.image);
         let mut buffer = gpu.reach(job, *copy_buffer_bytes)?;
+        buffer.expect_write(job.offset_bytes, job.contents.len_bytes);
         let mut at = 0;
         while at < job.contents.len_bytes {
             let offset_bytes = job.contents.offset_bytes + at;
