@@ -244,7 +244,9 @@ fn check_xml(svg: &str) {
 
 #[test]
 fn pictures_are_well_formed_whatever_the_trace() {
-    let empty = Trace::parse("{\"trace\":\"thaw\",\"version\":1,\"processes\":[],\"steps\":[],\"edges\":[],\"gpus\":[],\"assumptions\":[]}".as_bytes()).unwrap();
+    let empty = "{\"trace\":\"thaw\",\"version\":1,\"processes\":[],\"steps\":[],\"edges\":[],\
+                 \"gpus\":[],\"assumptions\":[]}";
+    let empty = Trace::parse(empty.as_bytes()).unwrap();
     let planned =
         Trace { outline: example::outline(), events: vec![], cut: true, begin_ns: u64::MAX };
     let plain = trace(example::tree(3, 0));
