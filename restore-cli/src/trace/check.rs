@@ -5,7 +5,6 @@ use std::path::Path;
 
 use restore_core::{Checked, TraceEvent, TraceStage, Violation, check};
 
-use super::begin_ns;
 use super::format::Trace;
 
 /// The report, and whether the trace is legal.
@@ -80,8 +79,7 @@ fn contents(trace: &Trace) -> String {
 
 /// One event: what, where, who, when, how.
 fn line(trace: &Trace, event: &TraceEvent) -> String {
-    let begin = begin_ns(trace);
-    let millis = |ns: u64| (ns - begin) as f64 / 1e6;
+    let millis = |ns: u64| ns.saturating_sub(trace.begin_ns) as f64 / 1e6;
     let what = match event.step.filter(|step| step.0 < trace.outline.steps.len()) {
         None => format!("{} of {}", event.stage.name(), event.pid),
         Some(id) => {

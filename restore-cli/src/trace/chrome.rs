@@ -10,7 +10,7 @@ use restore_core::{EdgeReason, StepId, TraceEvent, TraceStage};
 use serde_json::{Value, json};
 
 use super::format::Trace;
-use super::{begin_ns, short_name};
+use super::short_name;
 
 /// Threads that copy contents have numbers from here: fewer workers than that are ever started.
 const POOL: usize = 1_000_000;
@@ -42,7 +42,7 @@ pub(super) fn json(trace: &Trace) -> String {
         events.push(json!({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid,
             "args": {"name": name}}));
     }
-    let begin = begin_ns(trace);
+    let begin = trace.begin_ns;
     events.extend(trace.events.iter().map(|event| slice(trace, event, begin)));
     events.extend(flows(trace, begin));
     let document = json!({"displayTimeUnit": "ms", "traceEvents": events});

@@ -64,6 +64,8 @@ pub(crate) struct Trace {
     pub(crate) events: Vec<TraceEvent>,
     /// The last line was cut and is left out.
     pub(crate) cut: bool,
+    /// When it begins: times are shown from there.
+    pub(crate) begin_ns: u64,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -165,7 +167,7 @@ impl Trace {
             serde_json::from_slice(&head).map_err(|source| TraceFault::Json { line: 1, source })?;
         let outline = head.outline().map_err(TraceFault::Outline)?;
         let labels = labels(&outline);
-        let mut trace = Self { outline, events: Vec::new(), cut: false };
+        let mut trace = Self { outline, events: Vec::new(), cut: false, begin_ns: u64::MAX };
         while let Some((bytes, whole)) = next_line(&mut from, trace.events.len() + 2)? {
             let line = trace.events.len() + 2;
             let parsed: Line = match serde_json::from_slice(&bytes) {
@@ -186,6 +188,7 @@ impl Trace {
             if trace.events.len() == EVENTS_MAX {
                 return Err(TraceFault::Events);
             }
+            trace.begin_ns = trace.begin_ns.min(parsed.begin_ns);
             trace.events.push(parsed.event(step));
         }
         Ok(trace)

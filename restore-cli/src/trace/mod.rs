@@ -171,11 +171,6 @@ fn print(output: Option<&Path>, text: &str) -> io::Result<()> {
     to.finish()
 }
 
-/// When a trace begins: times are shown from there.
-fn begin_ns(trace: &Trace) -> u64 {
-    trace.events.iter().map(|event| event.begin_ns).min().unwrap_or(0)
-}
-
 /// What a step is called in pictures: `F2`, and in a tree of a parent and its child `PF2` and
 /// `CF2`, as people who discuss the order of restores write it.
 fn short_name(outline: &Outline, event: &TraceEvent) -> String {

@@ -10,7 +10,7 @@ use super::{check, chrome, example, text, view};
 
 fn trace(outline: restore_core::Outline) -> Trace {
     let events = example::restore(&outline);
-    Trace { outline, events, cut: false }
+    Trace { outline, events, cut: false, begin_ns: 77 }
 }
 
 /// What a writer makes of a trace.
@@ -244,8 +244,11 @@ fn check_xml(svg: &str) {
 
 #[test]
 fn pictures_are_well_formed_whatever_the_trace() {
-    let empty = Trace { outline: restore_core::Outline::default(), events: vec![], cut: false };
-    let planned = Trace { outline: example::outline(), events: vec![], cut: true };
+    let empty = "{\"trace\":\"thaw\",\"version\":1,\"processes\":[],\"steps\":[],\"edges\":[],\
+                 \"gpus\":[],\"assumptions\":[]}";
+    let empty = Trace::parse(empty.as_bytes()).unwrap();
+    let planned =
+        Trace { outline: example::outline(), events: vec![], cut: true, begin_ns: u64::MAX };
     let plain = trace(example::tree(3, 0));
     let mut strange = with_failure();
     strange.outline.assumptions.push("a < b & \"c\"".to_owned());

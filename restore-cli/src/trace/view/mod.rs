@@ -153,7 +153,7 @@ fn failures(canvas: &mut Canvas, trace: &Trace, mut y: f64) -> f64 {
 
 /// All about an event, for a pointer that rests on it.
 fn details(trace: &Trace, event: &TraceEvent) -> String {
-    let begin = super::begin_ns(trace);
+    let begin = trace.begin_ns;
     let millis = |ns: u64| ns.saturating_sub(begin) as f64 / 1e6;
     let mut text = String::new();
     if let Some(id) = event.step {

@@ -15,7 +15,7 @@ const ROWS_MAX: usize = 4;
 
 /// Draws the panel; returns where it ends.
 pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) -> f64 {
-    let begin = super::super::begin_ns(trace);
+    let begin = trace.begin_ns;
     let end = trace.events.iter().map(|event| event.end_ns).max().unwrap_or(begin);
     let axis = Axis::new((begin, end), frame.left, frame.right);
     let scale = Scale::new(trace.outline.processes.len());
