@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::block::Block;
-use crate::error::CallFailure;
+use crate::error::{CallFailure, DeviceError};
 use crate::ioctl::{DeviceFile, Local, attempt};
 
 /// Major number of DRM devices (Linux, `include/drm/drm_file.h`).
@@ -33,6 +33,9 @@ pub const TOKEN_MIN: i32 = 0x4000_0000;
 /// Longest path that a token stands for, in bytes.
 pub const PATH_BYTES_MAX: usize = 248;
 
+/// Longest text of fault rules, in bytes.
+pub const RULES_BYTES_MAX: usize = 1008;
+
 define_layouts! {
     /// Answer to `WHOAMI`.
     struct WhoAmI = "", 32 {
@@ -46,6 +49,17 @@ define_layouts! {
         [16] object: u64,
         /// Which emulated node serves it.
         [24] node: u64,
+    }
+
+    /// Argument of `SET_FAULTS`.
+    struct SetFaults = "", 1024 {
+        /// Bytes of the rules.
+        [0] length: u32,
+        [4] _pad: u32,
+        /// Answer: how many calls were changed by the rules before.
+        [8] hits: u64,
+        /// Rules as `thaw node run --fault` takes them, apart by spaces.
+        [16] rules: [u8; RULES_BYTES_MAX],
     }
 
     /// Argument of `OPEN_PATH`.
@@ -73,6 +87,8 @@ define_requests! { "", 0xe7_u8;
     WHOAMI = ior 1, WhoAmI;
     /// The path of what a token stands for.
     OPEN_PATH = iorw 2, OpenPath;
+    /// Other rules for faults; counts begin anew. For root only.
+    SET_FAULTS = iorw 3, SetFaults;
 }
 
 /// What an open file is.
@@ -131,6 +147,25 @@ impl DeviceKind {
     }
 }
 
+/// Gives the emulated node that serves a device file other rules for faults, as `thaw node run
+/// --fault` takes them, apart by spaces. Counts of calls begin anew; no rule ends all faults.
+/// Returns how many calls were changed by the rules before.
+///
+/// # Errors
+///
+/// `ENOTTY` on a real device, `EPERM` for all but root, `EINVAL` for what is no rule, `E2BIG` for
+/// more than [`RULES_BYTES_MAX`] bytes.
+pub fn set_faults(file: &mut impl DeviceFile, rules: &str) -> Result<u64, DeviceError> {
+    let path = file.path().to_owned();
+    let fail = |failure| DeviceError::of("SET_FAULTS", &path, failure);
+    let mut argument = SetFaults { length: rules.len() as u32, ..SetFaults::default() };
+    let room = argument.rules.get_mut(..rules.len());
+    room.ok_or_else(|| fail(CallFailure::Refused(Errno::E2BIG)))?.copy_from_slice(rules.as_bytes());
+    let mut block = Block::new(&argument);
+    attempt(file, ioc::SET_FAULTS, &mut block).map_err(fail)?;
+    Ok(block.argument::<SetFaults>().hits)
+}
+
 fn is_dma_buf(link: &Path) -> bool {
     link.as_os_str().as_bytes().starts_with(b"/dmabuf:")
 }
@@ -154,17 +189,17 @@ pub(crate) fn open_token<F: DeviceFile>(file: &mut F, token: i32) -> Result<Owne
         Ok(opened) => Ok(opened.into()),
         Err(error) => Err(CallFailure::NotMade(Box::new(TokenError {
             path: PathBuf::from(OsStr::from_bytes(path)),
-            source: error,
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
         }))),
     }
 }
 
 /// The file that a token stands for could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open {} of the emulated node", path.display())]
+#[error("cannot open {} of the emulated node: {errno}", path.display())]
 struct TokenError {
     path: PathBuf,
-    source: io::Error,
+    errno: Errno,
 }
 
 #[cfg(test)]

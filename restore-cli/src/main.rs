@@ -2,10 +2,6 @@
 //! shows.
 
 mod dump;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the command that runs orders comes with the node")
-)]
 mod explore;
 mod image;
 mod log;
@@ -39,9 +35,10 @@ thaw makes checkpoints of process trees, in CRIU's format, and brings them back 
 Usage: thaw dump -t PID -D DIR [options]
        thaw restore -D DIR [options]
        thaw plan -D DIR [options]   (see thaw plan --help)
-       thaw node run|list-models    (see thaw node --help)
+       thaw node run|list-models|fault  (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
        thaw trace COMMAND           (see thaw trace --help)
+       thaw explore -D DIR          (see thaw explore --help)
 
 Both:
   -D, --images-dir DIR     directory of the images
@@ -95,6 +92,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         }
         Some(Value(command)) if command == "node" => node::run(parser),
         Some(Value(command)) if command == "image" => Ok(image::run(parser)),
+        Some(Value(command)) if command == "explore" => Ok(explore::command::run(parser)),
         Some(Value(command)) if command == "trace" => Ok(trace::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");

@@ -136,13 +136,25 @@ pub struct Faults {
     rules: Vec<FaultRule>,
     counts: BTreeMap<String, u64>,
     random: u64,
+    hits: u64,
 }
 
 impl Faults {
     /// Rules that all apply; `seed` decides where a rule names a chance.
     #[must_use]
     pub fn new(rules: Vec<FaultRule>, seed: u64) -> Self {
-        Self { rules, counts: BTreeMap::new(), random: seed }
+        Self { rules, counts: BTreeMap::new(), random: seed, hits: 0 }
+    }
+
+    /// Other rules from now on, with counts that begin anew.
+    pub fn replace(&mut self, rules: Vec<FaultRule>) {
+        *self = Self::new(rules, self.random);
+    }
+
+    /// Calls that were changed so far.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits
     }
 
     /// Whether there is nothing to decide.
@@ -178,6 +190,7 @@ impl Faults {
                 Action::Delay(delay) => decision.delay += delay,
             }
         }
+        self.hits += u64::from(decision != Decision::default());
         decision
     }
 
@@ -254,6 +267,16 @@ mod tests {
         assert_ne!(run(1), run(2));
         let hits = run(1).iter().flatten().count();
         assert!((30..90).contains(&hits), "{hits} of 200 at 30 %");
+    }
+
+    #[test]
+    fn other_rules_begin_to_count_anew() {
+        let mut faults = faults(&["A@2=EIO"]);
+        assert_eq!(failures(&mut faults, "A", 3), [None, Some(Errno::EIO), None]);
+        assert_eq!(faults.hits(), 1);
+        faults.replace(vec!["A@1=EBUSY".parse().expect("a good rule")]);
+        assert_eq!(faults.hits(), 0);
+        assert_eq!(failures(&mut faults, "A", 2), [Some(Errno::EBUSY), None]);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 mod options;
 mod run;
 
-use kfd_emulator::Product;
+use gpu_kfd::{KFD_PATH, Local};
+use kfd_emulator::{FaultRule, Product};
 use lexopt::prelude::*;
 
 pub(crate) const HELP: &str = "\
 Usage: thaw node run [options] [--] COMMAND [ARGUMENT ...]
        thaw node list-models [--json]
+       thaw node fault [RULE ...]   inside a node: other rules, and counts anew
 
 Runs COMMAND on an emulated node: /dev/kfd, render nodes and their sysfs, in a mount and pid
 namespace of its own. Nothing is left when it ends. Exits with COMMAND's status.
@@ -33,12 +35,39 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
     match parser.next()? {
         Some(Value(command)) if command == "run" => Ok(run::run(options::parse(parser)?)),
         Some(Value(command)) if command == "list-models" => list_models(parser),
+        Some(Value(command)) if command == "fault" => fault(parser),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");
             Ok(0)
         }
         Some(arg) => Err(arg.unexpected()),
-        None => Err("node what? (run, list-models)".into()),
+        None => Err("node what? (run, list-models, fault)".into()),
+    }
+}
+
+fn fault(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
+    let mut rules: Vec<String> = Vec::new();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(rule) => {
+                let rule = rule.string()?;
+                rule.parse::<FaultRule>().map_err(|error| error.to_string())?;
+                rules.push(rule);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    let set = Local::open(KFD_PATH)
+        .and_then(|mut kfd| gpu_kfd::emulated::set_faults(&mut kfd, &rules.join(" ")));
+    match set {
+        Ok(hits) => {
+            println!("{hits}");
+            Ok(0)
+        }
+        Err(error) => {
+            eprintln!("thaw: {error}");
+            Ok(crate::FAILED)
+        }
     }
 }
 

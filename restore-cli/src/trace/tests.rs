@@ -75,6 +75,35 @@ fn the_format_is_as_documented() {
 }
 
 #[test]
+fn every_field_is_documented() {
+    let document = include_str!("../../../docs/contract.md");
+    let mut trace = with_failure();
+    trace.outline.edges[0].reason = restore_core::EdgeReason::Descriptor(1);
+    let text = String::from_utf8(written(&trace)).unwrap();
+    let mut fields = 0;
+    for line in text.lines() {
+        let mut values = vec![serde_json::from_str::<serde_json::Value>(line).unwrap()];
+        while let Some(value) = values.pop() {
+            match value {
+                serde_json::Value::Array(items) => values.extend(items),
+                serde_json::Value::Object(items) => {
+                    for (name, value) in items {
+                        assert!(document.contains(&format!("`{name}`")), "{name}");
+                        values.push(value);
+                        fields += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(fields > 100);
+    for stage in TraceStage::ALL {
+        assert!(document.contains(&format!("`{}`", stage.name())), "{}", stage.name());
+    }
+}
+
+#[test]
 fn a_trace_that_was_cut_anywhere_is_read_up_to_there() {
     let whole = trace(example::outline());
     let bytes = written(&whole);

@@ -29,7 +29,7 @@ impl Tree {
     /// The tree is started and dumped; what it answered before.
     pub(crate) fn dump(&self) -> Vec<Value> {
         let came = self.dump_with(&[], &[]);
-        assert_eq!((came.code, came.left.as_slice()), (0, [].as_slice()), "{}", came.said);
+        assert_good(&came);
         assert_well(&came.answers);
         came.answers
     }
@@ -38,15 +38,33 @@ impl Tree {
     pub(crate) fn dump_with(&self, node: &[&str], args: &[&str]) -> Came {
         let mut options: Vec<&str> = self.node.iter().map(String::as_str).collect();
         options.extend(node);
+        one(node::run(&options, &self.dir, &[self.dumping(args)]))
+    }
+
+    pub(crate) fn dumping(&self, args: &[&str]) -> Part {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let (images, layout) = (self.images(), self.layout.clone());
-        one(node::run(&options, &self.dir, &[Part::Dump { images, layout, args }]))
+        Part::Dump { images: self.images(), layout: self.layout.clone(), args }
     }
 
     /// The tree is restored on a node with these options, asked and ended.
     pub(crate) fn restore(&self, node: &str, args: &[&str]) -> Came {
         let options: Vec<&str> = node.split_whitespace().collect();
         one(node::run(&options, &self.dir, &[self.restoring(args)]))
+    }
+
+    /// Where it is dumped to once more.
+    pub(crate) fn again(&self) -> PathBuf {
+        self.dir.join("again")
+    }
+
+    /// Whether its GPUs work, which makes its state another one all the time.
+    pub(crate) fn has_queues(&self) -> bool {
+        self.layout.iter().any(|words| words.contains("queue:"))
+    }
+
+    pub(crate) fn restoring_again(&self, args: &[&str]) -> Part {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Part::Again { images: self.images(), args, again: self.again() }
     }
 
     pub(crate) fn restoring(&self, args: &[&str]) -> Part {
@@ -57,21 +75,56 @@ impl Tree {
     /// Restores it and checks that it goes on as it was.
     pub(crate) fn restore_well(&self, before: &[Value], node: &str, args: &[&str]) {
         let came = self.restore(node, args);
-        assert_eq!((came.code, came.left.as_slice()), (0, [].as_slice()), "{}", came.said);
+        assert_good(&came);
         assert_same(before, &came.answers);
     }
 
     /// Restores it, dumps it before it has run, and gives the state of that.
     pub(crate) fn state_after(&self, node: &str, args: &[&str]) -> String {
         let options: Vec<&str> = node.split_whitespace().collect();
-        let again = tempfile::tempdir_in(&self.dir).expect("a folder");
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let (images, place) = (self.images(), again.path().to_owned());
-        let came =
-            one(node::run(&options, &self.dir, &[Part::Again { images, args, again: place }]));
-        assert_eq!((came.code, came.left.as_slice()), (0, [].as_slice()), "{}", came.said);
-        state_of(again.path())
+        let came = one(node::run(&options, &self.dir, &[self.restoring_again(args)]));
+        assert_good(&came);
+        state_of(&self.again())
     }
+}
+
+/// A layout with a name for people.
+pub(crate) type Named<'a> = (&'a str, &'a [&'a str]);
+
+/// Trees that are dumped one after the other on a node with the first options, and restored one
+/// after the other on a node with the second options. A tree without queues is restored twice: to
+/// be asked, and to be dumped again before it has run.
+pub(crate) fn there_and_back(dir: &Path, nodes: (&str, &str), trees: &[Named<'_>], args: &[&str]) {
+    let from: Vec<&str> = nodes.0.split_whitespace().collect();
+    let to: Vec<&str> = nodes.1.split_whitespace().collect();
+    let tree = |(name, layout): &Named<'_>| Tree::new(&dir.join(name), nodes.0, layout);
+    let all: Vec<Tree> = trees.iter().map(tree).collect();
+    let dumps: Vec<Part> = all.iter().map(|tree| tree.dumping(&[])).collect();
+    let before = node::run(&from, dir, &dumps);
+    let mut parts: Vec<Part> = all.iter().map(|tree| tree.restoring(args)).collect();
+    let again: Vec<&Tree> = all.iter().filter(|tree| !tree.has_queues()).collect();
+    parts.extend(again.iter().map(|tree| tree.restoring_again(args)));
+    for ((name, _), before) in trees.iter().zip(&before) {
+        println!("{name} is dumped");
+        assert_good(before);
+        assert_well(&before.answers);
+    }
+    let after = node::run(&to, dir, &parts);
+    for ((name, _), (before, after)) in trees.iter().zip(before.iter().zip(&after)) {
+        println!("{name} is restored");
+        assert_good(after);
+        assert_same(&before.answers, &after.answers);
+    }
+    for (tree, came) in again.iter().zip(&after[all.len()..]) {
+        println!("{} is dumped again", tree.dir.display());
+        assert_good(came);
+        assert_same_state(&state_of(&tree.images()), &state_of(&tree.again()));
+    }
+}
+
+/// thaw did what it was asked to, and nothing is left of it.
+pub(crate) fn assert_good(came: &Came) {
+    assert_eq!((came.code, came.left.len()), (0, 0), "{}\n{:?}", came.said, came.left);
 }
 
 pub(crate) fn state_of(images: &Path) -> String {

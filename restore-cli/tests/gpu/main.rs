@@ -8,8 +8,10 @@
 mod support;
 
 mod cycle;
+mod faults;
 mod node;
 mod roundtrip;
+mod shapes;
 
 #[test]
 fn inside_a_node() {

@@ -1,10 +1,13 @@
 //! What happens inside a node: parts, described by JSON, done one after the other in one node.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gpu_kfd::uapi::info::query;
+use gpu_kfd::{KFD_PATH, Local, RenderNode, Topology};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -18,6 +21,8 @@ const TREE_PIDS: u32 = 400;
 const RESTORER_PIDS: u32 = 4000;
 /// Longest wait for a tree to be ready, to answer, or to end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for what is left to go: the kernel frees what a process had after it has ended.
+const LEFT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest that one command may take, in seconds.
 const COMMAND_MAX: &str = "120";
 
@@ -29,6 +34,15 @@ pub(crate) enum Part {
     Restore { images: PathBuf, args: Vec<String> },
     /// A tree is restored, left stopped, and dumped again before it has run.
     Again { images: PathBuf, args: Vec<String>, again: PathBuf },
+    /// A tree is restored, asked, and dumped again.
+    RestoreAndDump { images: PathBuf, args: Vec<String>, again: PathBuf },
+    /// A tree of this layout is started, and dumped once under each of these rules for faults, each
+    /// time with a folder for images of its own, after which it goes on (`-R` is for the caller to
+    /// say); what comes of each is a result. Then it is ended.
+    DumpsUnder { images: PathBuf, layout: Vec<String>, args: Vec<String>, faults: Vec<String> },
+    /// A tree is restored under each of these rules for faults, and ended if it lives; what comes of
+    /// each is a result.
+    RestoresUnder { images: PathBuf, args: Vec<String>, faults: Vec<String> },
 }
 
 impl Part {
@@ -43,6 +57,18 @@ impl Part {
             Self::Again { images, args, again } => {
                 json!({ "do": "again", "images": images, "args": args, "again": again })
             }
+            Self::RestoreAndDump { images, args, again } => {
+                let what = "restore and dump";
+                json!({ "do": what, "images": images, "args": args, "again": again })
+            }
+            Self::DumpsUnder { images, layout, args, faults } => {
+                let what = "dumps under";
+                json!({ "do": what, "images": images, "layout": layout, "args": args,
+                    "faults": faults })
+            }
+            Self::RestoresUnder { images, args, faults } => {
+                json!({ "do": "restores under", "images": images, "args": args, "faults": faults })
+            }
         }
     }
 }
@@ -56,9 +82,13 @@ pub(crate) struct Came {
     pub(crate) said: String,
     /// What each process answered, by its number in the layout: before a dump, or after a restore.
     pub(crate) answers: Vec<Value>,
-    /// Processes of the tree that were there after a dump or restore that failed, or that should
-    /// have gone.
-    pub(crate) left: Vec<i64>,
+    /// What is there that should not be: processes, mounts, memory of GPUs, images of a dump that
+    /// failed.
+    pub(crate) left: Vec<String>,
+    /// Calls that the rules for faults have changed.
+    pub(crate) hits: u64,
+    /// When thaw ran, in nanoseconds of the monotonic clock.
+    pub(crate) ran: (u64, u64),
 }
 
 impl Came {
@@ -70,7 +100,9 @@ impl Came {
             code: value["code"].as_i64().unwrap_or(-1),
             said: value["said"].as_str().unwrap_or_default().to_owned(),
             answers,
-            left: list("left").iter().filter_map(Value::as_i64).collect(),
+            left: list("left").iter().map(ToString::to_string).collect(),
+            hits: value["hits"].as_u64().unwrap_or(0),
+            ran: (value["ran"][0].as_u64().unwrap_or(0), value["ran"][1].as_u64().unwrap_or(0)),
         }
     }
 }
@@ -107,26 +139,44 @@ pub(crate) fn carry_out() {
     let order: Value = serde_json::from_str(&order).expect("JSON");
     let path = |value: &Value| PathBuf::from(value.as_str().expect("a path"));
     nix::sys::prctl::set_child_subreaper(true).expect("it is allowed");
-    let inside = Inside { dir: path(&order["dir"]) };
+    let mut inside = Inside { dir: path(&order["dir"]), eye: Eye::open() };
     for part in order["parts"].as_array().expect("a list") {
         let images = path(&part["images"]);
         let strings = |name: &str| -> Vec<String> {
             let list = part[name].as_array().expect("a list").iter();
             list.map(|text| text.as_str().expect("a text").to_owned()).collect()
         };
-        let result = match part["do"].as_str() {
-            Some("dump") => inside.dump(&images, &strings("layout"), &strings("args")),
-            Some("restore") => inside.restore(&images, &strings("args")),
-            _ => inside.again(&images, &strings("args"), &path(&part["again"])),
+        let results = match part["do"].as_str() {
+            Some("dump") => vec![inside.dump(&images, &strings("layout"), &strings("args"))],
+            Some("restore") => vec![inside.restore(&images, &strings("args"), "")],
+            Some("again") => {
+                vec![inside.again(&images, &strings("args"), &path(&part["again"]), true)]
+            }
+            Some("restore and dump") => {
+                vec![inside.again(&images, &strings("args"), &path(&part["again"]), false)]
+            }
+            Some("dumps under") => {
+                let (layout, args) = (strings("layout"), strings("args"));
+                inside.dumps_under(&images, &layout, &args, &strings("faults"))
+            }
+            _ => {
+                let args = strings("args");
+                let faults = strings("faults");
+                faults.iter().map(|rules| inside.restore(&images, &args, rules)).collect()
+            }
         };
-        let results = inside.dir.join("results");
-        let before = fs::read_to_string(&results).unwrap_or_default();
-        fs::write(&results, format!("{before}{result}\n")).expect("room");
+        let mut file = fs::File::options();
+        let file = file.append(true).create(true).open(inside.dir.join("results"));
+        let mut file = file.expect("a file of results");
+        for result in results {
+            writeln!(file, "{result}").expect("room");
+        }
     }
 }
 
 struct Inside {
     dir: PathBuf,
+    eye: Eye,
 }
 
 impl Inside {
@@ -134,68 +184,157 @@ impl Inside {
         self.dir.join("status")
     }
 
-    fn dump(&self, images: &Path, layout: &[String], args: &[String]) -> Value {
+    /// Starts a tree, waits until it is ready, and gives the pids of its processes.
+    fn start(&self, layout: &[String]) -> Vec<i32> {
         next_pid(TREE_PIDS);
         let test = std::env::current_exe().expect("the test binary has a path");
         let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
         let mut tree = Command::new(profile.join("examples/gpu_tree"));
         tree.arg(self.status()).args(layout).current_dir("/");
         // Its standard output ends when all processes are ready.
-        let output = tree.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let root = output.id() as i32;
-        let output = output.wait_with_output_end();
-        assert_eq!(output, "", "the tree says nothing when all is well");
+        let tree = tree.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+        assert_eq!(tree.wait_with_output_end(), "", "the tree says nothing when all is well");
         let pids = tree_pids();
+        assert_eq!(pids.len(), layout.len(), "all processes of the layout are there");
+        pids
+    }
+
+    fn dump(&mut self, images: &Path, layout: &[String], args: &[String]) -> Value {
+        let before = self.eye.look();
+        let pids = self.start(layout);
         let answers = self.ask(&pids);
-        fs::create_dir_all(images).expect("room");
-        next_pid(RESTORER_PIDS);
-        let root = root.to_string();
-        let mut args = args.to_vec();
-        args.extend(["-t".to_owned(), root, "-D".to_owned(), images.display().to_string()]);
-        let (code, said) = thaw("dump", &args);
-        reap();
+        let (code, said, ran) = self.thaw_dump(images, args, pids[0]);
         let gone = code == 0 && !args.iter().any(|arg| arg == "-R");
-        let left = tree_pids();
         let answers = if gone { answers } else { self.ask(&pids) };
         if !gone {
             self.end(&pids);
         }
-        let left = if gone { left } else { tree_pids() };
-        json!({ "code": code, "said": said, "answers": answers, "left": left })
+        let left = self.eye.left(&before);
+        json!({ "code": code, "said": said, "answers": answers, "left": left, "ran": ran })
     }
 
-    fn restore(&self, images: &Path, args: &[String]) -> Value {
+    fn thaw_dump(&self, images: &Path, args: &[String], root: i32) -> (i64, String, [u64; 2]) {
+        fs::create_dir_all(images).expect("room");
         next_pid(RESTORER_PIDS);
-        let mut all = vec!["-d".to_owned(), "-D".to_owned(), images.display().to_string()];
-        all.extend(args.iter().cloned());
-        let (code, said) = thaw("restore", &all);
+        let mut args = args.to_vec();
+        let (root, images) = (root.to_string(), images.display().to_string());
+        args.extend(["-t".to_owned(), root, "-D".to_owned(), images]);
+        let result = thaw("dump", &args);
         reap();
-        if code != 0 {
-            let left = tree_pids();
-            return json!({ "code": code, "said": said, "answers": [], "left": left });
+        result
+    }
+
+    /// One tree, dumped under one rule after the other for as long as it is there.
+    fn dumps_under(
+        &mut self,
+        images: &Path,
+        layout: &[String],
+        args: &[String],
+        faults: &[String],
+    ) -> Vec<Value> {
+        let pids = self.start(layout);
+        let mut results = Vec::new();
+        for (number, rules) in faults.iter().enumerate() {
+            let images = images.join(number.to_string());
+            let before = self.eye.look();
+            self.eye.set_faults(rules);
+            let (code, said, ran) = self.thaw_dump(&images, args, pids[0]);
+            let hits = self.eye.set_faults("");
+            let mut left = Vec::new();
+            if code != 0 {
+                let found = fs::read_dir(&images).expect("the folder stays").flatten();
+                left.extend(found.map(|entry| entry.path().display().to_string()));
+            }
+            left.extend(self.eye.left(&before));
+            let answers = self.ask_until_rounds_grow(&pids);
+            results.push(json!({ "code": code, "said": said, "answers": answers, "left": left,
+                "hits": hits, "ran": ran }));
         }
-        let pids = tree_pids();
-        let answers = self.ask(&pids);
         self.end(&pids);
-        json!({ "code": code, "said": said, "answers": answers, "left": tree_pids() })
+        results
     }
 
-    fn again(&self, images: &Path, args: &[String], again: &Path) -> Value {
-        next_pid(RESTORER_PIDS);
-        let mut all = vec!["-d".to_owned(), "-s".to_owned(), "-D".to_owned()];
-        all.push(images.display().to_string());
-        all.extend(args.iter().cloned());
-        let (code, said) = thaw("restore", &all);
-        if code != 0 {
-            let left = tree_pids();
-            return json!({ "code": code, "said": said, "answers": [], "left": left });
+    /// What all say when each queue has done work since this was called.
+    fn ask_until_rounds_grow(&self, pids: &[i32]) -> Vec<Value> {
+        let rounds = |answers: &[Value]| -> Vec<u64> {
+            answers.iter().filter_map(|answer| answer["rounds"].as_u64()).collect()
+        };
+        let mut answers = self.ask(pids);
+        let first = rounds(&answers);
+        wait_until("rounds go on", || {
+            answers = self.ask(pids);
+            let is_broken = answers.iter().any(|answer| answer["wrong"] != json!([]));
+            let now = rounds(&answers);
+            let mut busy = first.iter().zip(now).filter(|(first, _)| **first > 0);
+            is_broken || busy.all(|(first, now)| now > *first)
+        });
+        answers
+    }
+
+    fn restore(&mut self, images: &Path, args: &[String], rules: &str) -> Value {
+        let before = self.eye.look();
+        self.eye.set_faults(rules);
+        let (code, mut said, ran) = self.thaw_restore(images, &["-d"], args);
+        let hits = self.eye.set_faults("");
+        let mut answers = Vec::new();
+        let mut left = Vec::new();
+        if code == 0 {
+            left.extend(self.judge(&mut said));
+            let pids = tree_pids();
+            answers = self.ask(&pids);
+            self.end(&pids);
         }
-        fs::create_dir_all(again).expect("room");
-        let root = tree_pids().first().copied().expect("the tree is there").to_string();
-        let args = ["-t".to_owned(), root, "-D".to_owned(), again.display().to_string()];
-        let (code, said) = thaw("dump", &args);
+        left.extend(self.eye.left(&before));
+        json!({ "code": code, "said": said, "answers": answers, "left": left, "hits": hits,
+            "ran": ran })
+    }
+
+    fn thaw_restore(
+        &self,
+        images: &Path,
+        own: &[&str],
+        args: &[String],
+    ) -> (i64, String, [u64; 2]) {
+        next_pid(RESTORER_PIDS);
+        let mut all: Vec<String> = own.iter().map(|&arg| arg.to_owned()).collect();
+        let trace = self.dir.join("trace");
+        for (option, path) in [("-D", images), ("--trace", trace.as_path())] {
+            all.extend([option.to_owned(), path.display().to_string()]);
+        }
+        all.extend(args.iter().cloned());
+        let result = thaw("restore", &all);
         reap();
-        json!({ "code": code, "said": said, "answers": [], "left": tree_pids() })
+        result
+    }
+
+    /// A restore that went well was a legal one.
+    fn judge(&self, said: &mut String) -> Option<String> {
+        let trace = self.dir.join("trace").display().to_string();
+        let (code, report, _) = thaw("trace", &["check".to_owned(), trace.clone()]);
+        said.push_str(&report);
+        (code != 0).then(|| format!("a trace that is not legal: {trace}"))
+    }
+
+    /// Restores, and dumps again: before it has run, or after it was asked.
+    fn again(&mut self, images: &Path, args: &[String], again: &Path, stopped: bool) -> Value {
+        let before = self.eye.look();
+        let own: &[&str] = if stopped { &["-d", "-s"] } else { &["-d"] };
+        let (code, mut said, ran) = self.thaw_restore(images, own, args);
+        let (mut left, mut answers) = (Vec::new(), Vec::new());
+        let mut result = code;
+        if code == 0 {
+            left.extend(self.judge(&mut said));
+            let pids = tree_pids();
+            if !stopped {
+                answers = self.ask(&pids);
+            }
+            let (code, more, _) = self.thaw_dump(again, &[], pids[0]);
+            said.push_str(&more);
+            result = code;
+        }
+        left.extend(self.eye.left(&before));
+        json!({ "code": result, "said": said, "answers": answers, "left": left,
+            "ran": ran })
     }
 
     /// Asks every process how it is, and waits for all answers.
@@ -210,7 +349,10 @@ impl Inside {
         }
         wait_until("all processes answer", || lines().len() >= seen + pids.len());
         let answers = lines();
-        answers[seen..].iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        let answers = answers[seen..].iter().map(|line| serde_json::from_str(line));
+        let mut answers: Vec<Value> = answers.map(|answer| answer.expect("JSON")).collect();
+        answers.sort_by_key(|answer| answer["process"].as_u64());
+        answers
     }
 
     fn end(&self, pids: &[i32]) {
@@ -221,6 +363,70 @@ impl Inside {
             reap();
             tree_pids().is_empty()
         });
+    }
+}
+
+/// Looks at what a dump or a restore must leave as it was.
+struct Eye {
+    kfd: Local,
+    renders: Vec<RenderNode>,
+}
+
+/// What it saw.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    pids: Vec<i32>,
+    mounts: String,
+    /// Used VRAM and system memory of each GPU, in bytes.
+    memory: Vec<(u64, u64)>,
+}
+
+impl Eye {
+    fn open() -> Self {
+        let kfd = Local::open(KFD_PATH).expect("a node has it");
+        let topology = Topology::read_without_caches(Topology::SYSFS).expect("a node has it");
+        let open = |minor| RenderNode::open(minor).expect("a node has it");
+        let gpus = topology.gpus();
+        let renders = gpus.map(|(_, node)| open(node.properties.drm_render_minor)).collect();
+        Self { kfd, renders }
+    }
+
+    /// Other rules; how many calls those before have changed.
+    fn set_faults(&mut self, rules: &str) -> u64 {
+        gpu_kfd::emulated::set_faults(&mut self.kfd, rules).expect("good rules")
+    }
+
+    fn look(&mut self) -> Seen {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it is mounted");
+        let used = |node: &mut RenderNode| -> (u64, u64) {
+            let mut used = |what| node.info(what, [0; 4]).expect("it is a query of the driver");
+            (used(query::VRAM_USAGE), used(query::GTT_USAGE))
+        };
+        let memory = self.renders.iter_mut().map(used).collect();
+        Seen { pids: all_pids(), mounts, memory }
+    }
+
+    /// What has come since, and does not go. Files of a process are closed after it has ended, so
+    /// memory of GPUs is waited for.
+    fn left(&mut self, before: &Seen) -> Vec<String> {
+        let begin = Instant::now();
+        loop {
+            reap();
+            let now = self.look();
+            let mut left = Vec::new();
+            let new = now.pids.iter().filter(|pid| !before.pids.contains(pid));
+            left.extend(new.map(|pid| format!("process {pid}")));
+            if now.mounts != before.mounts {
+                left.push(format!("mounts: {}", now.mounts));
+            }
+            if now.memory != before.memory {
+                left.push(format!("memory {:?}, before {:?}", now.memory, before.memory));
+            }
+            if left.is_empty() || begin.elapsed() > LEFT_WAIT_MAX {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
+        }
     }
 }
 
@@ -245,28 +451,42 @@ fn next_pid(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).expect("root may choose ids");
 }
 
-/// Runs thaw; its exit code and what it said.
-fn thaw(command: &str, args: &[String]) -> (i64, String) {
+/// Runs thaw; its exit code, what it said, and when it ran.
+fn thaw(command: &str, args: &[String]) -> (i64, String, [u64; 2]) {
+    let begin_ns = now_ns();
     let output = Command::new("timeout")
         .args(["--kill-after=5", COMMAND_MAX, env!("CARGO_BIN_EXE_thaw"), command])
         .args(args)
         .stdin(Stdio::null())
         .output()
         .expect("timeout is part of every Debian system");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().map_or(-1, i64::from), said)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&output.stderr) + &text(&output.stdout);
+    let code = output.status.code().map_or(-1, i64::from);
+    (code, said, [begin_ns, now_ns()])
+}
+
+/// The clock of the node's log.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("Linux has it");
+    Duration::from(now).as_nanos() as u64
 }
 
 /// Processes of the tree, ascending.
 fn tree_pids() -> Vec<i32> {
+    let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    all_pids().into_iter().filter(|pid| comm(pid).trim() == "gpu_tree").collect()
+}
+
+/// All processes, ascending; one that has ended and was not waited for keeps its id.
+fn all_pids() -> Vec<i32> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").expect("it is mounted").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        let state = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if comm.trim() == "gpu_tree" && !state.contains(") Z ") {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if !stat.is_empty() {
             pids.push(pid);
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::{Graph, Wait};
-use super::outline::{Outline, StepId, StepKind};
+use super::outline::{DeviceStep, Outline, StepId, StepKind};
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -321,7 +321,7 @@ impl<'a> Judge<'a> {
             }
         }
         let resumed: BTreeSet<i32> = self.of(TraceStage::Resume).map(|event| event.pid).collect();
-        let has_kfd: BTreeSet<i32> = self.steps_of(StepKind::Kfd).collect();
+        let has_kfd: BTreeSet<i32> = self.with_state().collect();
         if let Some(event) = self.of(TraceStage::Resume).find(|event| !has_kfd.contains(&event.pid))
         {
             let text = format!("{} has nothing to resume", self.name(event));
@@ -339,8 +339,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn steps_of(&self, kind: StepKind) -> impl Iterator<Item = i32> {
-        self.outline.steps.iter().filter(move |step| step.kind == kind).map(|step| step.pid)
+    /// Processes with state in the KFD, which always has buffers.
+    fn with_state(&self) -> impl Iterator<Item = i32> {
+        let has_state = |step: &&DeviceStep| step.kind == StepKind::Kfd && step.buffers > 0;
+        self.outline.steps.iter().filter(has_state).map(|step| step.pid)
     }
 
     fn once(&self, rule: u8, stage: TraceStage) -> Result<(), Box<Violation>> {

@@ -135,7 +135,9 @@ pub enum StepError {
         got: u32,
     },
     /// A mapping shows a buffer that the driver does not let a process map.
-    #[error("process {pid}: the buffer at {address:#x} cannot be mapped")]
+    #[error(
+        "the driver lets nobody map the buffer at {address:#x} of process {pid} (GEM_MMAP: EPERM)"
+    )]
     NotShown {
         /// The process.
         pid: i32,

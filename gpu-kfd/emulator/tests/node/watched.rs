@@ -76,6 +76,31 @@ fn a_call_that_is_to_fail_does_not_reach_the_driver() {
 }
 
 #[test]
+fn rules_can_be_replaced_from_inside() {
+    live("watched::rules_can_be_replaced_from_inside", || {
+        let (node, _) = start(&[], None);
+        node.enter(|| {
+            let mut kfd = gpu_kfd::Local::open(KFD).expect("it is there");
+            let mut set = |rules: &str| gpu_kfd::emulated::set_faults(&mut kfd, rules);
+            let errno = || {
+                let error = std::fs::File::open(RENDER).err();
+                error.map_or(0, |error| error.raw_os_error().expect("it is the kernel's"))
+            };
+            assert_eq!(set("OPEN_RENDER@2=EMFILE OPEN_RENDER@3=EIO").expect("good rules"), 0);
+            assert_eq!([errno(), errno(), errno(), errno()], [0, libc::EMFILE, libc::EIO, 0]);
+            assert_eq!(set("OPEN_RENDER=EPERM").expect("good rules"), 2);
+            assert_eq!(errno(), libc::EPERM);
+            let refused = set("OPEN_RENDER=NOTHING").expect_err("no rule");
+            assert_eq!(refused.errno(), Some(Errno::EINVAL));
+            assert_eq!(errno(), libc::EPERM);
+            assert_eq!(set("").expect("no rule is one"), 2);
+            assert_eq!(errno(), 0);
+        })
+        .expect("inside");
+    });
+}
+
+#[test]
 fn a_late_call_blocks_nobody_else() {
     live("watched::a_late_call_blocks_nobody_else", || {
         let rules = ["ACQUIRE_VM=300ms", "OPEN_RENDER=50ms"];

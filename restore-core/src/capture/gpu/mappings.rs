@@ -10,25 +10,28 @@ use gpu_kfd::DeviceKind;
 use super::super::facts::Facts;
 use crate::refusal::Refusal;
 
-/// Ranges of offsets that are buffers, by device; `None` is the KFD, else the minor number.
+/// A device as a process has it: its pid, and `None` for the KFD, else the minor number.
+type Device = (i32, Option<u32>);
+
+/// Ranges of offsets that are buffers of what a process has open, by device.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
-    ranges: BTreeMap<(Option<u32>, u64), u64>,
+    ranges: BTreeMap<(Device, u64), u64>,
 }
 
 impl Shown {
     /// Notes a buffer.
-    pub(super) fn add(&mut self, minor: Option<u32>, offset_bytes: u64, size_bytes: u64) {
+    pub(super) fn add(&mut self, device: Device, offset_bytes: u64, size_bytes: u64) {
         let end = offset_bytes.saturating_add(size_bytes);
-        let known = self.ranges.entry((minor, offset_bytes)).or_default();
+        let known = self.ranges.entry((device, offset_bytes)).or_default();
         *known = end.max(*known);
     }
 
     /// The first offset of a range that no buffer has.
-    fn hole(&self, minor: Option<u32>, (start, end): (u64, u64)) -> Option<u64> {
+    fn hole(&self, device: Device, (start, end): (u64, u64)) -> Option<u64> {
         let mut at = start;
         while at < end {
-            let before = self.ranges.range((minor, 0)..=(minor, at)).next_back();
+            let before = self.ranges.range((device, 0)..=(device, at)).next_back();
             match before {
                 Some((_, &range_end)) if range_end > at => at = range_end,
                 _ => return Some(at),
@@ -49,7 +52,7 @@ impl Shown {
                     Some(DeviceKind::DmaBuf) | None => continue,
                 };
                 let range = (vma.offset_bytes, vma.offset_bytes + vma.len_bytes());
-                let Some(hole) = self.hole(minor, range) else { continue };
+                let Some(hole) = self.hole((facts.pid, minor), range) else { continue };
                 let name = String::from_utf8_lossy(&vma.name);
                 let what = format!("device mapping of what is no buffer (offset {hole:#x})");
                 let place = format!("mapping {:#x}-{:#x} {name}", vma.start, vma.end);
@@ -67,11 +70,12 @@ mod tests {
 
     fn check(minor: Option<u32>, range: (u64, u64), expected: Option<u64>) {
         let mut shown = Shown::default();
-        shown.add(Some(128), 0x1000, 0x2000);
-        shown.add(Some(128), 0x3000, 0x1000);
-        shown.add(Some(129), 0x5000, 0x1000);
-        shown.add(None, 0x7000, 0x1000);
-        assert_eq!(shown.hole(minor, range), expected, "{minor:?} {range:x?}");
+        shown.add((7, Some(128)), 0x1000, 0x2000);
+        shown.add((7, Some(128)), 0x3000, 0x1000);
+        shown.add((7, Some(129)), 0x5000, 0x1000);
+        shown.add((7, None), 0x7000, 0x1000);
+        assert_eq!(shown.hole((7, minor), range), expected, "{minor:?} {range:x?}");
+        assert_eq!(shown.hole((8, minor), range), Some(range.0), "another process has nothing");
     }
 
     #[test]

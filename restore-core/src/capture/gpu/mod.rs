@@ -81,7 +81,7 @@ pub(crate) fn look(
     let (dmabufs, sharing) = (Vec::new(), Sharing::default());
     let mut state = GpuState { topology, kfds, renders, dmabufs, sharing };
     state.number(files, facts, steps, refusals)?;
-    refusals.extend(state.shown().refuse(facts));
+    refusals.extend(state.shown(files).refuse(facts));
     Ok(Some(state))
 }
 
@@ -147,8 +147,8 @@ impl GpuState {
         Ok(node.properties.drm_render_minor)
     }
 
-    /// Buffers that can be mapped.
-    fn shown(&self) -> mappings::Shown {
+    /// Buffers that can be mapped, each by whoever has its file: those of the KFD by their process.
+    fn shown(&self, files: &DeviceFiles) -> mappings::Shown {
         use gpu_kfd::uapi::kfd::alloc;
         let mut shown = mappings::Shown::default();
         for kfd in &self.kfds {
@@ -156,14 +156,15 @@ impl GpuState {
                 let of_kfd = bo.alloc_flags & (alloc::DOORBELL | alloc::MMIO_REMAP) != 0;
                 let minor = if of_kfd { None } else { self.minor_of(kfd, bo.gpu_id).ok() };
                 if bo.alloc_flags & alloc::USERPTR == 0 && (of_kfd || minor.is_some()) {
-                    shown.add(minor, bo.offset, bo.size);
+                    shown.add((kfd.owner, minor), bo.offset, bo.size);
                 }
             }
         }
         for render in &self.renders {
             for buffer in &render.buffers {
-                if let Some(offset_bytes) = buffer.offset_bytes {
-                    shown.add(Some(render.minor), offset_bytes, buffer.entry.size);
+                let Some(offset_bytes) = buffer.offset_bytes else { continue };
+                for &(pid, _) in &files[&render.id].holders {
+                    shown.add((pid, Some(render.minor)), offset_bytes, buffer.entry.size);
                 }
             }
         }

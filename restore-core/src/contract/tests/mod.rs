@@ -28,7 +28,7 @@ fn outline(lengths: &[usize], edges: &[(usize, usize)]) -> Outline {
                 fds: vec![position as i32 + 3],
                 path: "/dev/kfd".to_owned(),
                 gpu: (position > 0).then_some((GpuId(gpu), HostGpuId(gpu))),
-                buffers: 0,
+                buffers: usize::from(position == 0),
                 content_bytes: 0,
             });
         }

@@ -240,6 +240,16 @@ fn rule_8_each_process_with_queues_resumes_once() {
 }
 
 #[test]
+fn rule_8_open_kfd_without_state_does_not_resume() {
+    let mut empty = example();
+    empty.steps[3].buffers = 0;
+    assert_eq!(check(&empty, &legal()).unwrap_err().text, "resume of 11 has nothing to resume");
+    let mut events = legal();
+    events.retain(|event| event.stage != TraceStage::Resume || event.pid != 11);
+    assert!(check(&empty, &events).is_ok());
+}
+
+#[test]
 fn rule_0_what_makes_no_sense() {
     breaks(0, "10.1 (kfd) ends before it begins", |events| step(events, 0).end_ns = 99);
     breaks(0, "freeze of 10.1 (kfd) does not fit its stage", |events| {

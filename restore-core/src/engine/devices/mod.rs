@@ -22,7 +22,7 @@ use super::target::{Source, Target};
 use crate::contract::{EdgeReason, StepId};
 use crate::files::ObjectKey;
 use crate::plan::Kind;
-use crate::plan::devices::{BufferKey, DevicePlan, Work};
+use crate::plan::devices::{BufferKey, DevicePlan, ReceiveWork, Work};
 use crate::remote::device::TargetFile;
 use crate::remote::ring::Remote;
 use crate::remote::spawn::fetch_descriptor;
@@ -93,7 +93,7 @@ impl Target {
             Work::Kfd(state) => hands.kfd(state.as_deref())?,
             Work::Render(work) => hands.render(work)?,
             Work::DmaBuf(object) => hands.dma_buf(*object)?,
-            Work::Receive => hands.receive()?,
+            Work::Receive(work) => hands.receive(work)?,
         };
         hands.devices.files.insert(plan.file, number);
         hands.export_file(number)?;
@@ -135,10 +135,16 @@ impl Hands<'_> {
         self.adopt(given, "dma-buf")
     }
 
-    /// A device file that another process has opened.
-    fn receive(&mut self) -> Result<i32, StepError> {
+    /// A device file that another process has opened. Its buffers are there with it.
+    fn receive(&mut self, work: &ReceiveWork) -> Result<i32, StepError> {
         let given = self.take(&EdgeReason::Descriptor(self.plan.file.0));
-        self.adopt(given, "device file of another process")
+        let number = self.adopt(given, "device file of another process")?;
+        for &(index, handle) in &work.mapped {
+            let offset = node(self, number, work.minor).gem_mmap(handle)?;
+            let key = BufferKey { file: self.plan.file, index };
+            self.devices.shown.insert(key, (number, offset));
+        }
+        Ok(number)
     }
 
     fn adopt(&mut self, given: OwnedFd, what: &str) -> Result<i32, StepError> {

@@ -6,8 +6,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use gpu_kfd::RenderNode;
 use gpu_kfd::uapi::amdgpu::{GemCreateIn, GemVa, GemVmEntry, domain, va_op};
+use gpu_kfd::{DeviceError, RenderNode};
+use nix::errno::Errno;
 
 use super::copy::CopyJob;
 use super::{Hands, StepError, node, render_path};
@@ -65,7 +66,12 @@ impl Hands<'_> {
         for mapping in &buffer.mappings {
             map(&mut target, handle, mapping)?;
         }
-        let offset = target.gem_mmap(handle);
+        let offset = match target.gem_mmap(handle) {
+            Ok(offset) => Some(offset),
+            // The host must not map it; then nothing does.
+            Err(DeviceError::Refused { errno: Errno::EPERM, .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         let contents = match &buffer.source {
             GemSource::Make { contents, .. } => contents.clone(),
             GemSource::Import(_) => None,
@@ -75,8 +81,7 @@ impl Hands<'_> {
             false => None,
         };
         let key = BufferKey { file: self.plan.file, index: buffer.index };
-        // A buffer that the host must not map has no offset; then nothing maps it.
-        if let Ok(offset) = offset {
+        if let Some(offset) = offset {
             self.devices.shown.insert(key, (number, offset));
         }
         let Some(exported) = exported else { return Ok(()) };

@@ -5,6 +5,7 @@
 //! led to its buffer here, and from there, when the buffer exists, to a file and a new offset.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use criu_image::record::VmaEntry;
 use criu_image::{Checkpoint, FileId, vma_status};
@@ -82,7 +83,16 @@ impl DeviceMap {
                             map.add(process.pid, device, (bo.offset, bo.size), key);
                         }
                     }
-                    Work::Kfd(None) | Work::DmaBuf(_) | Work::Receive => {}
+                    Work::Receive(received) => {
+                        for &(index, _) in &received.mapped {
+                            let node = &checkpoint.gpu.renders[&file];
+                            let (bo, device) =
+                                (&node.bo_entries[index], Device::Render(node.drm_render_minor));
+                            let key = BufferKey { file, index };
+                            map.add(process.pid, device, (bo.offset, bo.size), key);
+                        }
+                    }
+                    Work::Kfd(None) | Work::DmaBuf(_) => {}
                 }
             }
         }
@@ -145,6 +155,21 @@ impl DeviceMap {
         }
         Ok(parts)
     }
+}
+
+/// Offsets of a render node, by its minor number at the dump, that a process has mapped.
+pub(super) fn ranges(checkpoint: &Checkpoint, process: usize, minor: u32) -> Vec<Range<u64>> {
+    let body = checkpoint.processes[process].body.as_ref();
+    let vmas = body.into_iter().flat_map(|body| &body.mm.vmas);
+    let of_node = vmas.filter(|vma| is_device(vma) && device(checkpoint, vma) == Some(minor));
+    of_node.map(|vma| vma.pgoff..vma.pgoff + (vma.end - vma.start)).collect()
+}
+
+/// Minor number of the render node that is mapped.
+fn device(checkpoint: &Checkpoint, vma: &VmaEntry) -> Option<u32> {
+    let file = checkpoint.reg_file(FileId(vma.shmid as u32))?;
+    let path = std::str::from_utf8(&file.name).ok()?;
+    path.strip_prefix("/dev/dri/renderD")?.parse().ok()
 }
 
 /// Whether a mapping is one of a device.

@@ -24,7 +24,8 @@ use criu_image::{Checkpoint, FileId};
 pub(crate) use gpus::GpuPlan;
 pub(crate) use mappings::{DeviceMap, is_device};
 pub(crate) use work::{
-    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdState, RenderWork, Through, Work,
+    BufferKey, Contents, DevicePlan, GemBuffer, GemSource, KfdState, ReceiveWork, RenderWork,
+    Through, Work,
 };
 
 use super::{Options, PlanError};

@@ -15,7 +15,7 @@ use gpu_kfd::{GpuId, HostGpuId, KFD_PATH};
 use super::buffers::Sharing;
 use super::gpus::{GpuPlan, Place};
 use super::layout::{Layout, Placed};
-use super::{outline_step, place_of};
+use super::{mappings, outline_step, place_of};
 use crate::contract::{DeviceStep, EdgeReason, StepId, StepKind};
 use crate::refusal::Refusal;
 
@@ -60,7 +60,7 @@ pub(crate) enum Work {
     Render(Box<RenderWork>),
     /// A descriptor of this memory.
     DmaBuf(u64),
-    Receive,
+    Receive(ReceiveWork),
 }
 
 /// Bytes of an image that belong into a buffer.
@@ -119,6 +119,15 @@ pub(crate) struct RenderWork {
     pub(crate) buffers: Vec<GemBuffer>,
 }
 
+/// A file that another process restores.
+#[derive(Debug, Default)]
+pub(crate) struct ReceiveWork {
+    /// Minor number of a render node here.
+    pub(crate) minor: u32,
+    /// Buffers that this process has mapped through it: place in the image, and handle.
+    pub(crate) mapped: Vec<(usize, u32)>,
+}
+
 /// A buffer of a render node.
 #[derive(Debug)]
 pub(crate) struct GemBuffer {
@@ -170,10 +179,24 @@ impl Builder<'_> {
             }
             StepKind::Receive => {
                 outline.path = format!("file {:#x} of another process", file.0);
-                Work::Receive
+                Work::Receive(self.receive(placed))
             }
         };
         Ok((DevicePlan { step, file, work, exports: BTreeSet::new() }, outline))
+    }
+
+    fn receive(&self, placed: &Placed) -> ReceiveWork {
+        let Some(node) = self.checkpoint.gpu.renders.get(&placed.file) else {
+            return ReceiveWork::default();
+        };
+        let minor = self.gpus.of_minor(node.drm_render_minor).map_or(0, |(_, place)| place.minor);
+        let mappings = mappings::ranges(self.checkpoint, placed.process, node.drm_render_minor);
+        let is_mapped = |bo: &DrmBoEntry| {
+            let end = bo.offset.saturating_add(bo.size);
+            mappings.iter().any(|range| range.start < end && bo.offset < range.end)
+        };
+        let buffers = node.bo_entries.iter().enumerate().filter(|(_, bo)| is_mapped(bo));
+        ReceiveWork { minor, mapped: buffers.map(|(index, bo)| (index, bo.handle)).collect() }
     }
 
     fn kfd(&self, placed: &Placed, outline: &mut DeviceStep) -> Result<Work, Refusal> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytemuck::{Zeroable, bytes_of, pod_read_unaligned};
 use crossbeam::channel::Sender;
-use gpu_kfd::emulated::ioc::{OPEN_PATH, WHOAMI};
-use gpu_kfd::emulated::{OpenPath, WhoAmI, kind};
+use gpu_kfd::emulated::ioc::{OPEN_PATH, SET_FAULTS, WHOAMI};
+use gpu_kfd::emulated::{OpenPath, SetFaults, WhoAmI, kind};
 use gpu_kfd::uapi::{kfd, same_call};
 use nix::errno::Errno;
 
@@ -202,6 +202,7 @@ impl Server {
         match args.cmd {
             WHOAMI => reply.ioctl(0, bytes_of(&self.who_is(node, args.fh))),
             OPEN_PATH => self.open_path(header, block, reply),
+            SET_FAULTS => self.set_faults(header, block, reply),
             _ => self.call(header, node, args, block, reply),
         }
     }
@@ -233,6 +234,21 @@ impl Server {
             answer.path[..path.len()].copy_from_slice(path.as_bytes());
             reply.ioctl(0, bytes_of(&answer));
         });
+    }
+
+    fn set_faults(&self, header: &InHeader, block: &[u8], reply: Reply) {
+        if header.uid != 0 {
+            return reply.error(Errno::EPERM);
+        }
+        let mut answer: SetFaults = pod_read_unaligned(block);
+        let text = answer.rules.get(..answer.length as usize);
+        let text = text.and_then(|text| std::str::from_utf8(text).ok());
+        let rules = text.map(|text| text.split_whitespace().map(str::parse).collect());
+        let Some(Ok(rules)) = rules else {
+            return reply.error(Errno::EINVAL);
+        };
+        answer.hits = self.watch.set_faults(rules);
+        reply.ioctl(0, bytes_of(&answer));
     }
 
     fn call(

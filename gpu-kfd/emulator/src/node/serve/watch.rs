@@ -3,6 +3,7 @@
 //! It decides when a request comes, on the thread that reads; without rules and log it costs
 //! nothing. A call that shall be late waits in `late`, and is then treated like any other.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use gpu_kfd::uapi::criu::{CriuArgs, op};
@@ -12,14 +13,14 @@ use nix::errno::Errno;
 use super::files::Files;
 use super::world::now_ns;
 use crate::call_log::{CallLog, CallRecord};
-use crate::fault::{Decision, Faults};
+use crate::fault::{Decision, FaultRule, Faults};
 use crate::model::DeviceNode;
 use crate::node::fuse::wire::InHeader;
 
 /// Faults and log of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    has_faults: bool,
+    has_faults: AtomicBool,
     faults: Mutex<Faults>,
     log: Option<CallLog>,
 }
@@ -33,7 +34,17 @@ pub(crate) struct Fate {
 
 impl Watch {
     pub(crate) fn new(faults: Faults, log: Option<CallLog>) -> Self {
-        Self { has_faults: !faults.is_empty(), faults: Mutex::new(faults), log }
+        let has_faults = AtomicBool::new(!faults.is_empty());
+        Self { has_faults, faults: Mutex::new(faults), log }
+    }
+
+    /// Other rules for faults from now on; how many calls those before have changed.
+    pub(crate) fn set_faults(&self, rules: Vec<FaultRule>) -> u64 {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let hits = faults.hits();
+        faults.replace(rules);
+        self.has_faults.store(!faults.is_empty(), Ordering::Relaxed);
+        hits
     }
 
     /// Counts a call and says what shall happen to it.
@@ -44,12 +55,13 @@ impl Watch {
         node: DeviceNode,
         name: impl FnOnce() -> String,
     ) -> Fate {
-        if !self.has_faults && self.log.is_none() {
+        let has_faults = self.has_faults.load(Ordering::Relaxed);
+        if !has_faults && self.log.is_none() {
             return Fate::default();
         }
         let name = name();
         let mut decision = Decision::default();
-        if self.has_faults {
+        if has_faults {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             decision = faults.decide(&name);
         }
