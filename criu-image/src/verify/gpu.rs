@@ -70,7 +70,8 @@ impl Gpu<'_> {
     }
 
     fn record<R: Record>(&self, name: &str) -> Result<R, ImageError> {
-        let mut image = ImageReader::open(self.checkpoint.dir.join(name))?;
+        let bytes = self.checkpoint.images.read(name)?;
+        let mut image = ImageReader::new(&bytes[..], name)?;
         let record = image.next_record::<R>()?.map(|(_, record)| record);
         let (file, expected) = (name.to_owned(), "exactly one");
         let record = record.ok_or(ImageError::Count { file, found: 0, expected })?;

@@ -426,6 +426,7 @@ fn resume(pids: &[i32], worker: usize, observe: &mut dyn FnMut(Event)) -> Result
             begin_ns,
             end_ns: now_ns(),
             outcome,
+            piece: None,
         }));
         result.map_err(|source| RestoreError::Resume { pid, source })?;
     }

@@ -320,7 +320,7 @@ impl Pool {
         if let Some(copiers) = &mut self.copiers {
             copiers.note();
         }
-        let Copied { step, copier, begin_ns, end_ns, result } = copied;
+        let Copied { step, copier, begin_ns, end_ns, piece, result } = copied;
         let pid = outline.step(step).pid;
         let outcome = result.as_ref().map(|&()| ()).map_err(ToString::to_string);
         observe(Event::Step(TraceEvent {
@@ -331,6 +331,7 @@ impl Pool {
             begin_ns,
             end_ns,
             outcome,
+            piece: Some(piece),
         }));
         let label = outline.label(step);
         result.map_err(|source| RestoreError::Contents { pid, label, source })?;
