@@ -55,6 +55,7 @@ Dump:
   -R, --leave-running      let the tree go on; without it (and -s) it is killed
       --link-remap         give files that were renamed a link beside their old name
       --ghost-limit SIZE   largest deleted file that is saved (1M; K, M, G)
+      --freeze-cgroup DIR  freeze this control group (version 2) until all of it is held
       --timeout SECONDS    give up after this time
 
 Restore:

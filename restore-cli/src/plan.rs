@@ -292,7 +292,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use restore_core::{Edge, EdgeReason, Outline, StepKind};
+    use restore_core::{EdgeReason, Outline, StepKind};
 
     use super::{print, print_json, size};
     use crate::trace::example;

@@ -154,8 +154,8 @@ impl Demo {
         self.show(&["trace", "view", "-o", picture], &trace)?;
         let looks = while_stopped(&trace, &looks)?;
         println!(
-            "\n5. From when all was complete until the driver was told to resume, {} queues did not \
-             move ({} looks).",
+            "\n5. From when all was complete until the driver was told to resume, {} queues did \
+             not move ({} looks).",
             queues.len(),
             looks
         );
