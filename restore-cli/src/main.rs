@@ -2,10 +2,6 @@
 //! shows.
 
 mod dump;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the command that runs orders comes with the node")
-)]
 mod explore;
 mod image;
 mod log;
@@ -42,6 +38,7 @@ Usage: thaw dump -t PID -D DIR [options]
        thaw node run|list-models|fault  (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
        thaw trace COMMAND           (see thaw trace --help)
+       thaw explore -D DIR          (see thaw explore --help)
 
 Both:
   -D, --images-dir DIR     directory of the images
@@ -96,6 +93,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         }
         Some(Value(command)) if command == "node" => node::run(parser),
         Some(Value(command)) if command == "image" => Ok(image::run(parser)),
+        Some(Value(command)) if command == "explore" => Ok(explore::command::run(parser)),
         Some(Value(command)) if command == "trace" => Ok(trace::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");

@@ -167,7 +167,9 @@ fn a_verdict_names_the_rule_and_both_events() {
     assert_eq!(
         text,
         "f: legal\n  6 of 6 device step(s) done, of 2 process(es), by 2 worker(s)\n  \
-         5 pair(s) of steps of different processes went on at once\n  every process was released\n"
+         5 pair(s) of steps of different processes went on at once\n  \
+         64.0 MiB were copied into buffers within 1.400 ms (47.93 GB/s)\n  \
+         every process was released\n"
     );
     let second = |event: &&mut TraceEvent| {
         event.stage == TraceStage::Device && event.step == Some(StepId(1))
@@ -210,6 +212,11 @@ fn pictures_show_every_device_file_and_edge() {
     }
     assert_eq!(svg.matches("class=\"kfd\" x=").count(), 1 + 2 * 3, "legend and bars");
     assert!(svg.contains("Legal under the contract"));
+    // Two pieces of each render node, in rows of its GPU; legend; strips in both panels.
+    for gpu in ["g0", "g1"] {
+        let bars = svg.matches(&format!("<rect class=\"{gpu}\"")).count();
+        assert_eq!(bars, 3 * 2 + 1 + 3 * 2, "{gpu}");
+    }
 }
 
 /// Elements open and close as XML says; enough for what a canvas can get wrong.

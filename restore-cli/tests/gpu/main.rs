@@ -8,6 +8,7 @@
 mod support;
 
 mod cycle;
+mod explore;
 mod faults;
 mod node;
 mod roundtrip;

@@ -55,8 +55,27 @@ impl Folder {
     pub(crate) fn finish(&self, staged: Staged) {
         // All are on their way to the disk before the first is waited for.
         raw::begin_to_sync(&staged.file);
+        self.record(staged.name, staged.summer.finish());
+    }
+
+    /// Takes a file that is complete, under other names too: as one file, or where the file system
+    /// knows no links, as copies.
+    pub(crate) fn finish_as(&self, staged: Staged, also: &[String]) -> Result<(), DumpError> {
+        let (from, sum) = (self.path.join(&staged.name), staged.summer.finish());
+        for name in also {
+            let path = self.path.join(name);
+            let linked = fs::hard_link(&from, &path).or_else(|_| fs::copy(&from, &path).map(drop));
+            linked.map_err(|source| DumpError::Write { path, source })?;
+            self.record(name.clone(), sum.clone());
+        }
+        raw::begin_to_sync(&staged.file);
+        self.record(staged.name, sum);
+        Ok(())
+    }
+
+    fn record(&self, name: String, sum: FileSum) {
         // Whoever does not listen any more has given up the dump.
-        let _ = self.written.send((staged.name, staged.summer.finish()));
+        let _ = self.written.send((name, sum));
     }
 }
 

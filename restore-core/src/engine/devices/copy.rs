@@ -18,7 +18,7 @@ use gpu_kfd::{
 };
 use nix::errno::Errno;
 
-use crate::contract::StepId;
+use crate::contract::{Piece, StepId};
 use crate::engine::now_ns;
 use crate::plan::devices::Contents;
 
@@ -45,6 +45,7 @@ pub(in crate::engine) struct Copied {
     pub(in crate::engine) copier: usize,
     pub(in crate::engine) begin_ns: u64,
     pub(in crate::engine) end_ns: u64,
+    pub(in crate::engine) piece: Piece,
     pub(in crate::engine) result: Result<(), CopyError>,
 }
 
@@ -147,7 +148,8 @@ impl Copier {
             // A panic is a bug; whoever waits for the piece must hear of it.
             let copy = std::panic::AssertUnwindSafe(|| self.copy(&job));
             let result = std::panic::catch_unwind(copy).unwrap_or(Err(CopyError::CopierLost));
-            let copied = Copied { step, copier, begin_ns, end_ns: now_ns(), result };
+            let piece = Piece { minor: job.contents.minor, bytes: job.contents.len_bytes };
+            let copied = Copied { step, copier, begin_ns, end_ns: now_ns(), piece, result };
             if done.send(copied).is_err() {
                 return; // the restore was given up
             }

@@ -4,9 +4,9 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use super::RestoreError;
-use super::devices::copy::{Copied, Copier, CopyJob};
-use super::pool::{Started, start_beside};
+use super::copy::{Copied, Copier, CopyJob};
+use crate::engine::RestoreError;
+use crate::engine::pool::{Started, start_beside};
 use crate::plan::RestorePlan;
 
 /// Most copiers: memory moves no faster with more.
@@ -14,7 +14,7 @@ const COPIERS_MAX: usize = 8;
 
 /// The threads, and how much they still have to do. Dropping it ends them.
 #[derive(Debug)]
-pub(super) struct Copiers {
+pub(in crate::engine) struct Copiers {
     /// Not bounded: a piece is small, and there are as many as the buffers have 16 MiB.
     /// `None` only while it is being dropped.
     queue: Option<(Sender<CopyJob>, Receiver<Copied>)>,
@@ -24,7 +24,7 @@ pub(super) struct Copiers {
 
 impl Copiers {
     /// Starts as many as there are processors, with thread ids that the tree does not need.
-    pub(super) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
+    pub(in crate::engine) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX);
         let (jobs, take) = unbounded::<CopyJob>();
         let (report, done) = unbounded();
@@ -52,12 +52,12 @@ impl Copiers {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::engine) fn count(&self) -> usize {
         self.threads.len()
     }
 
     /// Queues contents.
-    pub(super) fn queue(&mut self, copies: Vec<CopyJob>) {
+    pub(in crate::engine) fn queue(&mut self, copies: Vec<CopyJob>) {
         for piece in copies.into_iter().flat_map(CopyJob::pieces) {
             self.outstanding += 1;
             if let Some((jobs, _)) = &self.queue {
@@ -67,17 +67,17 @@ impl Copiers {
     }
 
     /// What has been done.
-    pub(super) fn done(&self) -> Option<&Receiver<Copied>> {
+    pub(in crate::engine) fn done(&self) -> Option<&Receiver<Copied>> {
         self.queue.as_ref().map(|(_, done)| done)
     }
 
     /// Notes that a piece has been done.
-    pub(super) fn note(&mut self) {
+    pub(in crate::engine) fn note(&mut self) {
         self.outstanding -= 1;
     }
 
     /// Whether nothing is left to do.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::engine) fn is_idle(&self) -> bool {
         self.outstanding == 0
     }
 }
