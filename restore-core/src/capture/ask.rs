@@ -33,6 +33,8 @@ const STACK_BYTES: usize = 24;
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS` (linux/membarrier.h, Linux 6.3).
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
+/// How often a thread that does not answer is looked at.
+const NUDGE_PERIOD: Duration = Duration::from_millis(20);
 /// Timers asked for with one batch.
 const TIMERS_AT_ONCE: usize = 80;
 /// What errors call the call that maps the region.
@@ -274,17 +276,14 @@ impl Seat {
         let mut asked = Asked::default();
         for (index, remote) in self.remotes.iter_mut().enumerate() {
             steps.next("hear a thread")?;
-            while !remote.is_done_within(Duration::from_millis(20)) {
-                steps.look()?;
-                member.threads[index].nudge()?;
-            }
-            remote.finish()?;
+            wait(remote, &mut member.threads[index], steps)?;
             let said = self.questions[index].read(remote, &mut asked)?;
             asked.threads.push(said);
         }
         for timers in facts.timers.chunks(TIMERS_AT_ONCE) {
             steps.next("ask for timers")?;
-            asked.timers.extend(ask_timers(&mut self.remotes[0], timers)?);
+            let (leader, thread) = (&mut self.remotes[0], &mut member.threads[0]);
+            asked.timers.extend(ask_timers(leader, thread, timers, steps)?);
         }
         Ok(asked)
     }
@@ -387,9 +386,20 @@ impl OfProcess {
     }
 }
 
+/// Waits for the batch that was posted to a thread, and keeps it running.
+fn wait(remote: &mut Remote, thread: &mut Tracee, steps: &Steps) -> Result<(), DumpError> {
+    while !remote.is_done_within(NUDGE_PERIOD) {
+        steps.look()?;
+        thread.nudge()?;
+    }
+    Ok(remote.finish()?)
+}
+
 fn ask_timers(
     leader: &mut Remote,
+    thread: &mut Tracee,
     timers: &[proc::Timer],
+    steps: &Steps,
 ) -> Result<Vec<([u64; 4], u32)>, DumpError> {
     let what = "ask for timers";
     let room = leader.put(what, &vec![0; timers.len() * ITIMER_BYTES], 0)?;
@@ -399,7 +409,8 @@ fn ask_timers(
         leader.queue(what, libc::SYS_timer_gettime, [timer.id.into(), at.into()])?;
         overruns.push(leader.ask(what, libc::SYS_timer_getoverrun, [timer.id.into()])?);
     }
-    leader.flush()?;
+    leader.start();
+    wait(leader, thread, steps)?;
     let values = words(&leader.read_back(room, timers.len() * ITIMER_BYTES));
     let values = values.chunks(4).map(|words| [words[0], words[1], words[2], words[3]]);
     let overruns = overruns.iter().map(|&at| leader.answer(at).unwrap_or(0) as u32);

@@ -4,6 +4,7 @@
 //! descriptor table, a working directory and signal actions of its own. All else is refused.
 
 use std::cmp::Ordering;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 
 use criu_image::record::TaskKobjIdsEntry;
@@ -88,16 +89,21 @@ pub(crate) fn namespaces(pid: i32) -> Result<Namespaces, DumpError> {
         match std::fs::read_link(&path) {
             Ok(link) => *target = link.into_os_string().into_vec(),
             // A kernel without this kind of namespace.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(DumpError::Read { path, source }),
         }
     }
     Ok(found)
 }
 
-/// The control groups of a thread.
+/// The control groups of a thread; none where the kernel has none.
 pub(crate) fn groups(pid: i32, tid: i32) -> Result<Vec<u8>, DumpError> {
-    proc::read(pid, &format!("task/{tid}/cgroup"))
+    match proc::read(pid, &format!("task/{tid}/cgroup")) {
+        Err(DumpError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        groups => groups,
+    }
 }
 
 fn foreign(facts: &Facts, root: &Facts, own: &Namespaces, refusals: &mut Vec<Refusal>) {
