@@ -85,7 +85,8 @@ impl Names {
                 names.gpus.entry(device.drm_render_minor).or_insert(place);
             }
         }
-        for kfd in gpu.kfds.values() {
+        // The driver restores no ids to a process without buffers: those of the host are what it has.
+        for kfd in gpu.kfds.values().filter(|kfd| !kfd.entry.bo_entries.is_empty()) {
             for device in kfd.entry.device_entries.iter().filter(|device| device.gpu_id != 0) {
                 names.gpus.insert(device.drm_render_minor, device.gpu_id);
             }

@@ -8,8 +8,10 @@
 mod support;
 
 mod cycle;
+mod defects;
 mod faults;
 mod node;
+mod property;
 mod roundtrip;
 mod shapes;
 
