@@ -242,7 +242,10 @@ fn share(random: &mut Random, processes: &mut [Making]) {
         }
         let buffer = *random.pick(&candidates);
         let gpu = processes[from].buffers[buffer].gpu;
-        if random.once_in(3) {
+        // A driver gives one open file for all exports of a buffer, an emulated node one for each,
+        // which a restore makes one again: so a buffer is kept or taken.
+        let is_kept = random.once_in(3);
+        if is_kept {
             at(random, &mut processes[from]);
             let _ = write!(processes[from].words, "keep:{buffer} ");
         }
@@ -258,7 +261,9 @@ fn share(random: &mut Random, processes: &mut [Making]) {
             }
             match own {
                 Some(file) => takers.push((to, format!("import:{file}:n{number} "))),
-                None if random.once_in(2) => takers.push((to, format!("take:n{number} "))),
+                None if !is_kept && random.once_in(2) => {
+                    takers.push((to, format!("take:n{number} ")))
+                }
                 None => {}
             }
         }
