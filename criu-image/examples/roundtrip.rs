@@ -8,15 +8,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use criu_image::{
-    ImageKind, ImageReader, JsonError, JsonOptions, decode_json, encode_json, verify,
+    ImageKind, ImageReader, JsonError, JsonOptions, count_entries, decode_json, encode_json, verify,
 };
 
 /// What was seen of one kind of image.
 #[derive(Default)]
 struct Count {
     files: u64,
+    entries: u64,
     bytes: u64,
     differences: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.differences += other.differences;
+    }
 }
 
 fn main() -> ExitCode {
@@ -38,18 +48,16 @@ fn main() -> ExitCode {
                 continue;
             }
             match round_trip(&path) {
-                Ok((magic, bytes, same)) => {
-                    let count = counts.entry(magic).or_default();
-                    count.files += 1;
-                    count.bytes += bytes;
-                    count.differences += u64::from(!same);
-                    if !same {
+                Ok((magic, count)) => {
+                    if count.differences > 0 {
                         println!("{}: differs", path.display());
                     }
+                    *counts.entry(magic).or_default() += count;
                 }
                 Err(error) => {
                     println!("{}: {error}", path.display());
-                    counts.entry("not read").or_default().files += 1;
+                    let unread = Count { files: 1, differences: 1, ..Count::default() };
+                    *counts.entry("not read").or_default() += unread;
                 }
             }
         }
@@ -61,33 +69,35 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("| kind | files | bytes | differences |\n|---|---:|---:|---:|");
+    println!("| kind | files | entries | bytes | differences |\n|---|---:|---:|---:|---:|");
+    let row = |name: &str, Count { files, entries, bytes, differences }: &Count| {
+        println!("| {name} | {files} | {entries} | {bytes} | {differences} |");
+    };
     let mut sum = Count::default();
-    for (magic, Count { files, bytes, differences }) in counts {
-        println!("| {magic} | {files} | {bytes} | {differences} |");
-        sum.files += files;
-        sum.bytes += bytes;
-        sum.differences += differences;
+    for (magic, count) in counts {
+        row(magic, &count);
+        sum += count;
     }
-    println!("| all | {} | {} | {} |\n", sum.files, sum.bytes, sum.differences);
+    row("all", &sum);
     println!("{raw} raw images passed over; {directories} directories, {findings} findings");
     if sum.differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Kind and size of an image, and whether both forms of its JSON give it back.
-fn round_trip(path: &Path) -> Result<(&'static str, u64, bool), JsonError> {
+/// Kind of an image, what is in it, and whether both forms of its JSON give it back.
+fn round_trip(path: &Path) -> Result<(&'static str, Count), JsonError> {
     let bytes = std::fs::read(path).map_err(JsonError::Input)?;
+    let mut image = ImageReader::open(path)?;
+    let magic = image.magic_name();
+    let entries = count_entries(&mut image)?.count;
     let mut same = true;
-    let mut magic = "";
     for readable in [false, true] {
-        let mut image = ImageReader::open(path)?;
-        magic = image.magic_name();
         let mut json = Vec::new();
         let options = JsonOptions { readable, payloads: true, line_break: false };
-        decode_json(&mut image, &mut json, options)?;
+        decode_json(&mut ImageReader::open(path)?, &mut json, options)?;
         let mut again = Vec::new();
         encode_json(&json[..], &mut again)?;
         same &= again == bytes;
     }
-    Ok((magic, bytes.len() as u64, same))
+    let (bytes, differences) = (bytes.len() as u64, u64::from(!same));
+    Ok((magic, Count { files: 1, entries, bytes, differences }))
 }

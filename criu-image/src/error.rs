@@ -144,4 +144,25 @@ impl ImageError {
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Unsupported { .. })
     }
+
+    /// The file that it is about, or the directory.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::Manifest(error) => error.file(),
+            Self::Read { file, .. }
+            | Self::Missing { file, .. }
+            | Self::UnknownKind { file }
+            | Self::NoOwner { file, .. }
+            | Self::Magic { file, .. }
+            | Self::UnknownMagic { file, .. }
+            | Self::WrongRecord { file, .. }
+            | Self::Copy { file, .. }
+            | Self::Cut { file, .. }
+            | Self::RecordTooLong { file, .. }
+            | Self::Wire { file, .. }
+            | Self::Count { file, .. }
+            | Self::Contradiction { file, .. }
+            | Self::Unsupported { file, .. } => file,
+        }
+    }
 }

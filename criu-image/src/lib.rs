@@ -13,7 +13,6 @@ mod gpu;
 mod image;
 mod json;
 mod kind;
-mod listing;
 mod manifest;
 mod pages;
 mod payload;
@@ -35,7 +34,7 @@ pub use checkpoint::{
     Remap, Thread, task_state, vma_status,
 };
 pub use diff::{Difference, diff};
-pub use directory::{ImageDir, RawImage, damage};
+pub use directory::{ImageDir, ImageFile, RawImage, damage, images_in};
 pub use error::ImageError;
 pub use explore::{
     CoveredMapping, DescriptorRow, FileLabel, GpuRow, MappingRow, ProcessFiles, ProcessGpus,
@@ -50,7 +49,6 @@ pub use json::{
     ImageCount, JsonError, JsonOptions, count_entries, decode_json, encode_json, json_string,
 };
 pub use kind::ImageKind;
-pub use listing::{ImageFile, images_in};
 pub use manifest::{
     BLOCK_BYTES, FileSum, MANIFEST_NAME, Manifest, ManifestError, Summer, checksum,
 };
@@ -63,7 +61,7 @@ pub use write::ImageBuilder;
 
 #[cfg(test)]
 mod tests {
-    use crate::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, checkpoint, json, pages, wire};
+    use crate::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, checkpoint, explore, json, pages, wire};
 
     #[test]
     fn limits_in_the_readme_are_those_of_the_code() {
@@ -78,6 +76,7 @@ mod tests {
             ("| messages within messages", wire::DEPTH_MAX.to_string()),
             ("| a string in JSON", format!("{} MiB", json::HELD_BYTES_MAX >> 20)),
             ("| findings of `verify`", checkpoint::FINDINGS_MAX.to_string()),
+            ("| a name in a `View`", explore::LABEL_BYTES_MAX.to_string()),
             ("| checkpoints before a checkpoint", pages::PARENTS_MAX.to_string()),
         ] {
             assert!(row(what).contains(&format!(" {limit}")), "{what} {limit}: {}", row(what));

@@ -5,9 +5,9 @@
 //! blocks' checksums), one line for each block, and a last line with the checksum of all
 //! lines before it. Checksums are XXH3-128: they find damage, they do not stop a forger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -66,6 +66,37 @@ impl FileSum {
         let offset_bytes = (index * BLOCK_BYTES) as u64;
         Err(ManifestError::Damaged { file: file.to_owned(), offset_bytes, len_bytes: bytes.len() })
     }
+
+    /// Compares the length of a file.
+    ///
+    /// # Errors
+    /// [`ManifestError::Length`].
+    pub(crate) fn check_len(&self, file: &str, here_bytes: u64) -> Result<(), ManifestError> {
+        let (file, saved_bytes) = (file.to_owned(), self.len_bytes);
+        if here_bytes == saved_bytes {
+            return Ok(());
+        }
+        Err(ManifestError::Length { file, here_bytes, saved_bytes })
+    }
+
+    /// Compares a file of the right length up to its first damage. `block` has room for a block.
+    fn compare(&self, dir: &Path, name: &str, block: &mut [u8]) -> Result<(), ManifestError> {
+        let fail = |source| ManifestError::Read { file: name.to_owned(), source };
+        let file = match File::open(dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_be_there(name) => {
+                return Ok(());
+            }
+            other => other.map_err(fail)?,
+        };
+        let mut left = self.len_bytes;
+        for index in 0..self.blocks.len() {
+            let block = &mut block[..left.min(BLOCK_BYTES as u64) as usize];
+            file.read_exact_at(block, (index * BLOCK_BYTES) as u64).map_err(fail)?;
+            self.check(name, index, block)?;
+            left -= block.len() as u64;
+        }
+        Ok(())
+    }
 }
 
 /// What is wrong with a manifest, or what it says is wrong with a file.
@@ -109,6 +140,12 @@ pub enum ManifestError {
         /// Length written.
         saved_bytes: u64,
     },
+    /// Something that is no regular file has the name of one.
+    #[error("{file} is no regular file")]
+    NoFile {
+        /// File.
+        file: String,
+    },
     /// A file that the manifest lists is not there.
     #[error("{file} is missing: {MANIFEST_NAME} lists it")]
     Missing {
@@ -121,6 +158,21 @@ pub enum ManifestError {
         /// File.
         file: String,
     },
+}
+
+impl ManifestError {
+    /// The file that it is about.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::Malformed { .. } => MANIFEST_NAME,
+            Self::Read { file, .. }
+            | Self::Damaged { file, .. }
+            | Self::Length { file, .. }
+            | Self::NoFile { file }
+            | Self::Missing { file }
+            | Self::Unlisted { file } => file,
+        }
+    }
 }
 
 /// All files of a dump.
@@ -154,7 +206,7 @@ impl Manifest {
     pub fn open(dir: &Path) -> Result<Option<Self>, ManifestError> {
         let path = dir.join(MANIFEST_NAME);
         let fail = |source| ManifestError::Read { file: MANIFEST_NAME.to_owned(), source };
-        match std::fs::metadata(&path) {
+        match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(fail(error)),
             Ok(found) if !found.is_file() || found.len() > MANIFEST_BYTES_MAX => {
@@ -163,7 +215,7 @@ impl Manifest {
             }
             Ok(_) => {}
         }
-        let bytes = std::fs::read(&path).map_err(fail)?;
+        let bytes = fs::read(&path).map_err(fail)?;
         let text = str::from_utf8(&bytes);
         let text = text.map_err(|_| ManifestError::Malformed { line: 1, reason: "no text" })?;
         Self::parse(text).map(Some)
@@ -215,30 +267,26 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Reads every file of the directory and compares; returns how many bytes were read.
+    /// Reads every file of the directory and compares; returns how many bytes the files have.
     ///
     /// # Errors
     /// The first file that is damaged, missing, or not listed though it is an image.
     pub fn verify(&self, dir: &Path) -> Result<u64, ManifestError> {
-        self.check_names(dir)?;
-        let mut total = 0;
-        let mut buffer = vec![0; BLOCK_BYTES];
-        for (name, sum) in &self.files {
-            let fail = |source| ManifestError::Read { file: name.clone(), source };
-            let file = match File::open(dir.join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(fail)?,
-            };
-            let mut left = sum.len_bytes;
-            for index in 0..sum.blocks.len() {
-                let block = &mut buffer[..left.min(BLOCK_BYTES as u64) as usize];
-                file.read_exact_at(block, (index * BLOCK_BYTES) as u64).map_err(fail)?;
-                sum.check(name, index, block)?;
-                left -= block.len() as u64;
-            }
-            total += sum.len_bytes;
+        self.findings(dir).into_iter().next().map_or(Ok(()), Err)?;
+        Ok(self.files.values().map(|sum| sum.len_bytes).sum())
+    }
+
+    /// Reads every file of the directory and compares; returns what is wrong, at most one finding
+    /// for each file.
+    pub fn findings(&self, dir: &Path) -> Vec<ManifestError> {
+        let mut findings = self.names(dir);
+        let known: BTreeSet<String> =
+            findings.iter().map(|found| found.file().to_owned()).collect();
+        let mut block = vec![0; BLOCK_BYTES];
+        for (name, sum) in self.files.iter().filter(|(name, _)| !known.contains(*name)) {
+            findings.extend(sum.compare(dir, name, &mut block).err());
         }
-        Ok(total)
+        findings
     }
 
     /// Compares the names and lengths of the images of a directory with the list.
@@ -246,32 +294,44 @@ impl Manifest {
     /// # Errors
     /// See [`Manifest::verify`].
     pub fn check_names(&self, dir: &Path) -> Result<(), ManifestError> {
+        self.names(dir).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every file that is missing, of another length, or not listed.
+    fn names(&self, dir: &Path) -> Vec<ManifestError> {
+        let mut findings = Vec::new();
         for (name, sum) in &self.files {
-            match std::fs::metadata(dir.join(name)) {
-                Ok(found) if found.len() == sum.len_bytes => {}
-                Ok(found) => {
-                    let (file, here_bytes) = (name.clone(), found.len());
-                    let saved_bytes = sum.len_bytes;
-                    return Err(ManifestError::Length { file, here_bytes, saved_bytes });
+            match fs::metadata(dir.join(name)) {
+                Ok(found) if found.is_file() => {
+                    findings.extend(sum.check_len(name, found.len()).err());
                 }
-                // Statistics are no part of the state: whoever has removed them may restore.
+                Ok(_) => findings.push(ManifestError::NoFile { file: name.clone() }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if name.ends_with(".img") {
-                        return Err(ManifestError::Missing { file: name.clone() });
+                    if must_be_there(name) {
+                        findings.push(ManifestError::Missing { file: name.clone() });
                     }
                 }
-                Err(source) => return Err(ManifestError::Read { file: name.clone(), source }),
+                Err(source) => findings.push(ManifestError::Read { file: name.clone(), source }),
             }
         }
-        let fail = |source| ManifestError::Read { file: dir.display().to_string(), source };
-        for entry in std::fs::read_dir(dir).map_err(fail)? {
-            let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".img") && !self.files.contains_key(&name) {
-                return Err(ManifestError::Unlisted { file: name });
+        let listed = fs::read_dir(dir).and_then(|entries| {
+            for entry in entries {
+                let file = entry?.file_name().to_string_lossy().into_owned();
+                if file.ends_with(".img") && !self.files.contains_key(&file) {
+                    findings.push(ManifestError::Unlisted { file });
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        let file = || dir.display().to_string();
+        findings.extend(listed.err().map(|source| ManifestError::Read { file: file(), source }));
+        findings
     }
+}
+
+/// Statistics are no part of the state: whoever has removed them may restore.
+fn must_be_there(name: &str) -> bool {
+    name.ends_with(".img")
 }
 
 fn hash(text: &str) -> Option<u128> {

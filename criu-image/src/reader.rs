@@ -3,15 +3,11 @@
 //! Record images are read whole: they are small (the bulk is in `pages-*`, which this never reads).
 //! Lengths are checked against what is left before anything is allocated.
 
-use std::fs::File;
-use std::io::Read;
-
 use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::image::format::{COMMON_MAGIC, Format};
 use crate::kind::ImageKind;
-use crate::manifest::BLOCK_BYTES;
-use crate::payload::{IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Record, check, decode, file_size};
+use crate::payload::{RECORD_BYTES_MAX, Record, check, decode};
 
 /// An image in memory, and how far it has been read.
 #[derive(Debug)]
@@ -24,25 +20,7 @@ pub(crate) struct Image {
 impl Image {
     /// Reads the file and checks its head.
     pub(crate) fn open(dir: &ImageDir, kind: ImageKind, name: &str) -> Result<Self, ImageError> {
-        let fail = |source| ImageError::Read { file: name.to_owned(), source };
-        let path = dir.path().join(name);
-        let len_bytes = file_size(&path, name)?;
-        let file = File::open(path).map_err(fail)?;
-        if len_bytes > IMAGE_BYTES_MAX {
-            return Err(ImageError::RecordTooLong {
-                file: name.to_owned(),
-                offset_bytes: 0,
-                len_bytes,
-                limit_bytes: IMAGE_BYTES_MAX,
-            });
-        }
-        let mut bytes = Vec::with_capacity(len_bytes as usize);
-        file.take(len_bytes).read_to_end(&mut bytes).map_err(fail)?;
-        if let Some(sum) = dir.sum(name) {
-            for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-                sum.check(name, index, block)?;
-            }
-        }
+        let bytes = dir.read(name)?;
         let mut image = Self { name: name.to_owned(), bytes, at: 0 };
         image.head(kind)?;
         Ok(image)

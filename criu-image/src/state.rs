@@ -223,7 +223,8 @@ impl Text<'_> {
         self.line(format_args!("process {pid}: parent {ppid}, group {pgid}, session {sid}"));
         let mut task = process.task.clone();
         (task.task_state, task.timers, task.stop_signo, task.cg_set) = (0, None, None, None);
-        task.flags = 0; // the kernel's own notes, such as that a task was forked and has run no program
+        // The kernel's own notes, such as that a task was forked and has run no program.
+        task.flags = 0;
         for (index, action) in std::mem::take(&mut task.sigactions).into_iter().enumerate() {
             if action != SaEntry::default() && action != plain_action() {
                 let signal = index + 1; // SIGKILL and SIGSTOP are not listed

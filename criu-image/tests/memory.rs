@@ -3,9 +3,11 @@
 use std::io::{self, Read, Write};
 
 use criu_image::record::{
-    CgControllerEntry, CgroupDirEntry, CgroupEntry, FileEntry, FileLockEntry, GhostFileEntry,
-    NsFileEntry, PagemapEntry, PagemapHead, PstreeEntry,
+    CgControllerEntry, CgroupDirEntry, CgroupEntry, CoreEntry, FdinfoEntry, FileEntry,
+    FileLockEntry, GhostFileEntry, MmEntry, NsFileEntry, PagemapEntry, PagemapHead, PstreeEntry,
+    RegFileEntry, TaskKobjIdsEntry, VmaEntry,
 };
+use criu_image::vma_status::FILE_PRIVATE;
 use criu_image::{
     Checkpoint, ImageKind, ImageReader, JsonOptions, View, ViewKind, decode_json, diff,
     encode_json, verify,
@@ -144,15 +146,46 @@ fn memory_of_many_small_records() {
     assert!(peak < 256, "{peak} MiB");
 }
 
+/// Records that all refer to each other: rows of a view must not hold copies.
+fn memory_of_references() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let reg = RegFileEntry { id: 1, name: vec![b'x'; 300 << 10], ..Default::default() };
+    let file = FileEntry { r#type: 1, id: 1, reg: Some(reg), ..Default::default() };
+    put_some(&dir, "files.img", 0, |_| framed(&file));
+    put_some(&dir, "pstree.img", 200 << 10, |_| {
+        framed(&PstreeEntry { pid: 1, ppid: 1, pgid: 1, sid: 1, threads: vec![] })
+    });
+    let ids = TaskKobjIdsEntry { files_id: 1, ..Default::default() };
+    put_some(&dir, "ids-1.img", 0, |_| framed(&ids));
+    let descriptor = FdinfoEntry { id: 1, r#type: 1, ..Default::default() };
+    put_some(&dir, "fdinfo-1.img", 200 << 10, |_| framed(&descriptor));
+    let vma = VmaEntry { shmid: 1, status: FILE_PRIVATE, ..Default::default() };
+    let mm = MmEntry { vmas: vec![vma; 5000], ..Default::default() };
+    put_some(&dir, "mm-1.img", 0, |_| framed(&mm));
+    put_some(&dir, "core-1.img", 0, |_| framed(&CoreEntry::default()));
+    for (_, kind) in ViewKind::NAMES {
+        let view = View::open(dir.path(), kind).expect("all that it needs is there");
+        view.write_text(io::sink()).expect("it takes all");
+        view.write_json(io::sink()).expect("it takes all");
+    }
+    let peak = peak_kib() >> 10;
+    assert!(peak < 256, "{peak} MiB");
+}
+
 /// Fills an image of 1 MiB.
 fn put(dir: &tempfile::TempDir, name: &str, record: impl Fn(u32) -> Vec<u8>) {
+    put_some(dir, name, 1 << 20, record);
+}
+
+/// Fills an image with so many bytes, and at least one record.
+fn put_some(dir: &tempfile::TempDir, name: &str, len: usize, record: impl Fn(u32) -> Vec<u8>) {
     let (kind, _) = ImageKind::of_name(name.as_ref()).expect("a name of an image");
     let mut bytes = [0x5456_4319u32, kind.magic()].map(u32::to_le_bytes).concat();
     (0..)
         .map(record)
         .take_while(|record| {
             bytes.extend(record);
-            bytes.len() < 1 << 20
+            bytes.len() < len
         })
         .for_each(drop);
     std::fs::write(dir.path().join(name), bytes).expect("room");
@@ -164,4 +197,5 @@ fn memory_does_not_grow_with_the_image() {
     memory_of_many_records();
     memory_of_contents();
     memory_of_many_small_records();
+    memory_of_references();
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::{io, ptr, thread};
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 /// What one thread copies at least: less is done before another thread has begun (some 50 µs).
 const THREAD_BYTES_MIN: usize = 1 << 20;
@@ -86,7 +86,7 @@ impl BoMapping {
     pub(crate) fn anonymous(size: NonZeroUsize) -> Result<Self, BoError> {
         let refused = |source| BoError::Memory { size_bytes: size.get() as u64, source };
         let memory = MmapMut::map_anon(size.get()).map_err(refused)?;
-        memory.advise(memmap2::Advice::DontFork).map_err(refused)?;
+        memory.advise(Advice::DontFork).map_err(refused)?;
         Ok(Self { memory: memory.into() })
     }
 
@@ -161,6 +161,14 @@ impl BoMapping {
             return Ok(at);
         }
         Err(BoError::Bounds { offset_bytes, len_bytes: 8, size_bytes: self.size_bytes() })
+    }
+
+    /// Takes the page faults of a range all at once instead of one by one while it is written. A hint:
+    /// a driver that maps whole buffers needs none and refuses it, and an older kernel (5.14 has
+    /// `MADV_POPULATE_WRITE`) does not know it; then nothing happens.
+    pub fn populate(&self, offset_bytes: u64, len_bytes: u64) {
+        let len = len_bytes.min(self.size_bytes().saturating_sub(offset_bytes)) as usize;
+        let _ = self.memory.advise_range(Advice::PopulateWrite, offset_bytes as usize, len);
     }
 
     /// As [`BoMapping::read`], by up to so many threads at once.

@@ -77,6 +77,7 @@ fn settings(options: &Dump, abort: OwnedFd) -> DumpOptions {
         link_remap: options.link_remap,
         ghost_limit_bytes: options.ghost_limit_bytes,
         ignore_cgroups: options.ignore_cgroups,
+        freeze_group: options.freeze_group.clone(),
         timeout: options.timeout,
         workers_max: options.workers_max,
         mishap: options.mishap,

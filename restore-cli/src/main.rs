@@ -2,10 +2,6 @@
 //! shows.
 
 mod dump;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the command that runs orders comes with the node")
-)]
 mod explore;
 mod image;
 mod log;
@@ -42,6 +38,7 @@ Usage: thaw dump -t PID -D DIR [options]
        thaw node run|list-models|fault  (see thaw node --help)
        thaw image COMMAND           (see thaw image --help)
        thaw trace COMMAND           (see thaw trace --help)
+       thaw explore -D DIR          (see thaw explore --help)
 
 Both:
   -D, --images-dir DIR     directory of the images
@@ -58,6 +55,7 @@ Dump:
   -R, --leave-running      let the tree go on; without it (and -s) it is killed
       --link-remap         give files that were renamed a link beside their old name
       --ghost-limit SIZE   largest deleted file that is saved (1M; K, M, G)
+      --freeze-cgroup DIR  freeze this control group (version 2) until all of it is held
       --timeout SECONDS    give up after this time
 
 Restore:
@@ -95,6 +93,7 @@ fn run(start: Instant) -> Result<u8, lexopt::Error> {
         }
         Some(Value(command)) if command == "node" => node::run(parser),
         Some(Value(command)) if command == "image" => Ok(image::run(parser)),
+        Some(Value(command)) if command == "explore" => Ok(explore::command::run(parser)),
         Some(Value(command)) if command == "trace" => Ok(trace::run(parser)),
         Some(Short('h') | Long("help")) => {
             println!("{HELP}");

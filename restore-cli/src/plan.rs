@@ -1,10 +1,11 @@
 //! `thaw plan`: what a restore would do with device files, and in which orders, without doing it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Instant;
 
-use restore_core::{EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
+use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
 
 use crate::log::{Log, Teller};
 use crate::options::restore::parse_with;
@@ -89,9 +90,23 @@ pub(crate) fn print(outline: &Outline, width: usize, to: &mut dyn Write) -> io::
         writeln!(to, "GPU {index}: saved as {saved}, here {here}")?;
     }
     let columns = Columns::new(outline);
+    let mut steps: BTreeMap<i32, Vec<StepId>> = BTreeMap::new();
+    for id in (0..outline.steps.len()).map(StepId) {
+        steps.entry(outline.step(id).pid).or_default().push(id);
+    }
+    let mut waits: BTreeMap<StepId, Vec<&Edge>> = BTreeMap::new();
+    for edge in &outline.edges {
+        waits.entry(edge.to).or_default().push(edge);
+    }
     for process in &outline.processes {
         writeln!(to)?;
-        print_process(outline, process, &columns, to)?;
+        print_process(process, to)?;
+        for &id in steps.get(&process.pid).into_iter().flatten() {
+            print_step(outline, id, &columns, to)?;
+            for edge in waits.get(&id).into_iter().flatten() {
+                print_wait(outline, edge, &columns, to)?;
+            }
+        }
     }
     if !outline.steps.is_empty() {
         writeln!(to)?;
@@ -130,50 +145,55 @@ impl Columns {
     }
 }
 
-fn print_process(
-    outline: &Outline,
-    process: &OutlineProcess,
-    columns: &Columns,
-    to: &mut dyn Write,
-) -> io::Result<()> {
+fn print_process(process: &OutlineProcess, to: &mut dyn Write) -> io::Result<()> {
     let who = match process.ppid {
         0 => "the root".to_owned(),
         ppid => format!("child of {ppid}"),
     };
     let (memory, gpu_memory) = (size(process.memory_bytes), size(process.gpu_bytes));
     let pid = process.pid;
-    writeln!(to, "{pid}, {who}: {memory} of memory, {gpu_memory} of GPU memory")?;
-    let steps = (0..outline.steps.len()).map(StepId);
-    for id in steps.filter(|&id| outline.step(id).pid == process.pid) {
-        let step = outline.step(id);
-        let mut line = format!(
-            "  {:label$}  {:kind$}  {:path$}  {:fds$}  {:gpu$}  {} buffer(s)",
-            outline.label(id),
-            step.kind.name(),
-            step.path,
-            fds(outline, id),
-            gpu(outline, id),
-            step.buffers,
-            label = columns.label,
-            kind = columns.kind,
-            path = columns.path,
-            fds = columns.fds,
-            gpu = columns.gpu,
-        );
-        if step.content_bytes > 0 {
-            let _ = write!(line, ", {}", size(step.content_bytes));
-        }
-        writeln!(to, "{line}")?;
-        for edge in outline.edges.iter().filter(|edge| edge.to == id) {
-            let from = outline.label(edge.from);
-            let why = match edge.reason {
-                EdgeReason::Buffer(number) => format!("makes buffer {number:#x}"),
-                EdgeReason::Descriptor(file) => format!("opens file {file:#x}"),
-            };
-            writeln!(to, "  {:label$}  after {from}, which {why}", "", label = columns.label)?;
-        }
+    writeln!(to, "{pid}, {who}: {memory} of memory, {gpu_memory} of GPU memory")
+}
+
+fn print_step(
+    outline: &Outline,
+    id: StepId,
+    columns: &Columns,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let step = outline.step(id);
+    let mut line = format!(
+        "  {:label$}  {:kind$}  {:path$}  {:fds$}  {:gpu$}  {} buffer(s)",
+        outline.label(id),
+        step.kind.name(),
+        step.path,
+        fds(outline, id),
+        gpu(outline, id),
+        step.buffers,
+        label = columns.label,
+        kind = columns.kind,
+        path = columns.path,
+        fds = columns.fds,
+        gpu = columns.gpu,
+    );
+    if step.content_bytes > 0 {
+        let _ = write!(line, ", {}", size(step.content_bytes));
     }
-    Ok(())
+    writeln!(to, "{line}")
+}
+
+fn print_wait(
+    outline: &Outline,
+    edge: &Edge,
+    columns: &Columns,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let from = outline.label(edge.from);
+    let why = match edge.reason {
+        EdgeReason::Buffer(number) => format!("makes buffer {number:#x}"),
+        EdgeReason::Descriptor(file) => format!("opens file {file:#x}"),
+    };
+    writeln!(to, "  {:label$}  after {from}, which {why}", "", label = columns.label)
 }
 
 fn fds(outline: &Outline, id: StepId) -> String {

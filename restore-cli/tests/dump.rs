@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use support::{Tree, errors, live};
+use support::{Dumper, Tree, errors, live, thaw};
 
 /// 3 processes, small.
 const SMALL: [&str; 3] = ["3", "1", "1"];
@@ -153,24 +153,31 @@ fn wait_for_keepers() {
 #[test]
 fn full_disk_is_a_clean_failure() {
     live("full_disk_is_a_clean_failure", |dir: &Path| {
-        let mut tree = Tree::start(dir, &["2", "4", "1"]);
         let images = dir.join("images");
         fs::create_dir(&images).expect("a folder");
-        let before = marks(&tree);
-        for kib in [64, 400, 3000, 6000] {
-            let size = format!("size={kib}k");
-            let tmpfs = Some("tmpfs");
-            mount(tmpfs, &images, tmpfs, MsFlags::empty(), Some(size.as_str())).expect("a tmpfs");
-            let mut dump = tree.dump_command(&images, &[]);
-            let status = dump.status().expect("thaw runs");
-            let what = format!("{kib} KiB: {}", errors(&images.join("dump.log")));
-            assert_eq!(status.code(), Some(1), "{what}");
-            check_unharmed(&mut tree, &before, &what);
-            assert_eq!(images_in(&images), Vec::<String>::new(), "{what}");
-            umount(&images).expect("it is mounted");
-        }
-        tree.kill();
+        check_full_disk(dir, &images, &["2", "4", "1"], &[64, 400, 3000, 6000]);
+        // The memory of a large process is written by a thread of its own.
+        check_full_disk(dir, &images, &["1", "24", "1"], &[400, 6000, 20000]);
     });
+}
+
+fn check_full_disk(dir: &Path, images: &Path, tree: &[&str], sizes_kib: &[u32]) {
+    let mut tree = Tree::start(dir, tree);
+    let before = marks(&tree);
+    for kib in sizes_kib {
+        let size = format!("size={kib}k");
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, images, tmpfs, MsFlags::empty(), Some(size.as_str())).expect("a tmpfs");
+        let mut dump = tree.dump_command(images, &[]);
+        let status = dump.status().expect("thaw runs");
+        let what = format!("{kib} KiB: {}", errors(&images.join("dump.log")));
+        assert_eq!(status.code(), Some(1), "{what}");
+        check_unharmed(&mut tree, &before, &what);
+        assert_eq!(images_in(images), Vec::<String>::new(), "{what}");
+        umount(images).expect("it is mounted");
+    }
+    tree.kill();
+    fs::remove_file(dir.join("status")).expect("it was made");
 }
 
 #[test]
@@ -277,6 +284,40 @@ fn steps_of(images: &Path) -> u32 {
     number.expect("a number of steps")
 }
 
+#[test]
+fn control_groups_are_named_and_upstream_puts_a_tree_back_into_them() {
+    let name = "control_groups_are_named_and_upstream_puts_a_tree_back_into_them";
+    support::live_with_upstream(name, |dir: &Path| {
+        let mut tree = Tree::start(dir, &SMALL);
+        let Some(group) = own_group(&tree) else {
+            support::skip(name, "no control groups of version 2 can be made here");
+            return tree.kill();
+        };
+        let groups = |tree: &Tree| -> Vec<String> {
+            let read = |pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+            tree.pids.iter().map(read).collect()
+        };
+        let before = groups(&tree);
+        let images = dir.join("images");
+        tree.dump(&images, Dumper::Own);
+        // We do not move a tree yet, and say so before anything is done.
+        assert_eq!(thaw(&images, &[]).code(), Some(4));
+        let said = errors(&images.join("thaw.log"));
+        assert!(said.contains("--manage-cgroups=ignore"), "{said}");
+        tree.restore_upstream(&images);
+        assert_eq!(groups(&tree), before);
+        assert!(tree.ask().values().all(|answer| answer.intact));
+        let images = dir.join("images-again");
+        tree.dump(&images, Dumper::Own);
+        assert!(thaw(&images, &["--manage-cgroups=ignore"]).success());
+        let own = fs::read_to_string("/proc/self/cgroup").expect("/proc");
+        assert!(groups(&tree).iter().all(|groups| *groups == own), "in the restorer's groups");
+        assert!(tree.ask().values().all(|answer| answer.intact));
+        tree.kill();
+        fs::remove_dir(&group).expect("it is empty");
+    });
+}
+
 /// A version 2 control group of its own for a tree, if this machine has them.
 fn own_group(tree: &Tree) -> Option<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
@@ -303,15 +344,26 @@ fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
         for (round, args) in [&["-R", "--fail-at=40"][..], &["-R"][..]].into_iter().enumerate() {
             let images = dir.join(format!("images-{round}"));
             fs::create_dir(&images).expect("a folder");
-            // Its groups are not ours: without the option that is refused.
-            let refused = tree.dump_command(&images, &[]).status().expect("thaw runs");
-            assert_eq!(refused.code(), Some(4));
             let args = [args, &["--manage-cgroups=ignore"]].concat();
             let status = tree.dump_command(&images, &args).status().expect("thaw runs");
             assert_eq!(status.success(), round == 1, "{}", errors(&images.join("dump.log")));
             assert_eq!(frozen().trim(), "0");
             check_unharmed(&mut tree, &before, &format!("round {round}"));
         }
+        // Frozen by its owner: it is dumped all the same, and frozen again afterwards.
+        fs::write(group.join("cgroup.freeze"), "1").expect("a switch");
+        let named = format!("--freeze-cgroup={}", group.display());
+        let images = dir.join("images-frozen");
+        fs::create_dir(&images).expect("a folder");
+        let args = ["-R", "--manage-cgroups=ignore", &named];
+        assert!(tree.dump_command(&images, &args).status().expect("thaw runs").success());
+        assert_eq!(frozen().trim(), "1");
+        assert!(checkpoint_is_whole(&images));
+        fs::write(group.join("cgroup.freeze"), "0").expect("a switch");
+        check_unharmed(&mut tree, &before, "after it was frozen");
+        let no_group = format!("--freeze-cgroup={}", dir.display());
+        let refused = tree.dump_command(&dir.join("images-0"), &["-R", &no_group]).status();
+        assert_eq!(refused.expect("thaw runs").code(), Some(1));
         tree.kill();
         fs::remove_dir(&group).expect("it is empty");
     });

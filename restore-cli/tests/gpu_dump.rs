@@ -239,6 +239,31 @@ fn mapping_that_the_kfd_makes_is_not_listed_again_with_the_render_node() {
 }
 
 #[test]
+fn render_node_with_the_processs_address_space_is_found_among_several() {
+    let name = "render_node_with_the_processs_address_space_is_found_among_several";
+    in_node(name, &TWO, |dir| {
+        let layout = [
+            "render:0 kfd render:0 render:0 vm:1 vram:0:64K gem:0:8K gem:1:8K gem:2:8K queue:0 \
+             fork:1",
+            "kfd render:0 vm:2 vram:0:64K render:0",
+        ];
+        let (tree, checkpoint, _) = dumped(dir, &layout);
+        let state = checkpoint.gpu.state.as_ref().expect("our own image");
+        let file_at = |process: usize, fd: u32| {
+            let body = checkpoint.processes[process].body.as_ref().expect("it lives");
+            let table = &checkpoint.fd_tables[&body.ids.files_id];
+            table.iter().find(|entry| entry.fd == fd).expect("open").id
+        };
+        // Descriptors 3, 5 and 6 are the parent's render files; the child has those and 8, 9.
+        let found: BTreeSet<u32> =
+            state.files.iter().filter(|file| file.compute == 1).map(|file| file.id).collect();
+        assert_eq!(found, [file_at(0, 5), file_at(1, 6)].into(), "{:?}", state.files);
+        assert_eq!(file_at(0, 6), file_at(1, 6), "the child computes in a file of its parent's");
+        tree.kill();
+    });
+}
+
+#[test]
 fn second_file_of_the_kfd_carries_no_state_and_queues_stop_once() {
     in_node("second_file_of_the_kfd_carries_no_state_and_queues_stop_once", &TWO, |dir| {
         let (tree, checkpoint, _) = dumped(dir, &["at:9 kfd at:5 kfd render:0 vram:0:64K queue:0"]);
@@ -337,6 +362,41 @@ fn failure_at_any_step_lets_queues_go_on() {
         println!("{step} steps failed, one after the other");
         assert!(step > 150, "{step} steps are too few to be all");
         tree.kill();
+    });
+}
+
+/// Every other step, since each takes a new tree.
+#[test]
+fn process_that_is_dead_at_a_step_stops_no_others_queues() {
+    in_node("process_that_is_dead_at_a_step_stops_no_others_queues", &TWO, |dir| {
+        let layout = ["fork:1 kfd render:0 vram:0:64K queue:0", "kfd render:0 gem:0:8K queue:0"];
+        let (mut failed, mut step) = (0, 0);
+        loop {
+            let dir = dir.join(step.to_string());
+            fs::create_dir(&dir).expect("a folder");
+            let mut tree = GpuTree::start(&dir, &layout);
+            let before = tree.settle();
+            let victim = tree.tree.pids[1];
+            let at = format!("{step}:{victim}");
+            let images = dir.join("images");
+            let args = ["-R", "--workers=1", "--kill-at", &at];
+            let status = tree.dump_command(&images, &args).status().expect("thaw runs");
+            let what = format!("step {step}: {}", errors(&images.join("dump.log")));
+            assert!(matches!(status.code(), Some(0 | 1)), "{what}: {status}");
+            failed += usize::from(!status.success());
+            let is_alive = status.success() && tree.tree.alive_and_no_zombies();
+            let victims = tree.tree.split_off(victim);
+            tree.check(&before, &what);
+            tree.kill();
+            victims.kill();
+            let _ = fs::remove_dir_all(&dir);
+            if is_alive {
+                break;
+            }
+            step += 2;
+        }
+        println!("{failed} dumps failed of a death, up to step {step}");
+        assert!(failed > 40, "{failed} are too few: something dies that is not asked for");
     });
 }
 

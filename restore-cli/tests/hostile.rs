@@ -52,6 +52,39 @@ impl Copy {
         RestorePlan::new(checkpoint, host, Options::default()).is_ok()
     }
 
+    /// Adds the manifest to the files that are damaged.
+    fn with_manifest(mut self, images: &Path) -> Self {
+        let path = self.dir.join(criu_image::MANIFEST_NAME);
+        let text = fs::read(images.join(criu_image::MANIFEST_NAME)).expect("a manifest");
+        fs::write(&path, &text).expect("room");
+        self.files.push((path, text));
+        self
+    }
+
+    /// Calls `body` with bits of each file flipped, one at a time; how many.
+    fn with_each_flip(&self, per_file: usize, mut body: impl FnMut(&Path, &str)) -> usize {
+        let mut flips = 0;
+        for (path, bytes) in &self.files {
+            let step = (bytes.len() / per_file).max(1);
+            for at in (0..bytes.len()).step_by(step) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at * 7 % 8);
+                fs::write(path, &damaged).expect("room");
+                flips += 1;
+                body(path, &format!("{} with byte {at} flipped", path.display()));
+            }
+            fs::write(path, bytes).expect("room");
+        }
+        flips
+    }
+
+    /// The exit code of `thaw image verify`, and what it prints.
+    fn verified(&self) -> (Option<i32>, String) {
+        let mut thaw = Command::new(env!("CARGO_BIN_EXE_thaw"));
+        let output = thaw.args(["image", "verify"]).arg(&self.dir).output().expect("thaw runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
+    }
+
     /// Restores for real and checks that the outcome is one of the two; whether it ran.
     fn restores(&self, what: &str) -> bool {
         let pidfile = self.dir.join("pid");
@@ -133,53 +166,51 @@ fn image_with_a_flipped_bit_is_an_error_or_a_correct_restore() {
     with_each_dumper("image_with_a_flipped_bit_is_an_error_or_a_correct_restore", |dir, dumper| {
         let copy = checkpoint(dir, dumper);
         let host = Host::probe().expect("/proc");
-        let (mut flips, mut tried, mut restored) = (0, 0, 0);
-        for (path, bytes) in &copy.files {
-            let step = (bytes.len() / FLIPS_PER_FILE).max(1);
-            for at in (0..bytes.len()).step_by(step) {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= 1 << (at * 7 % 8);
-                fs::write(path, &damaged).expect("room");
-                flips += 1;
-                if copy.is_accepted(&host) {
-                    let what = format!("{} with byte {at} flipped", path.display());
-                    tried += 1;
-                    restored += usize::from(copy.restores(&what));
-                }
+        let (mut tried, mut restored) = (0, 0);
+        let flips = copy.with_each_flip(FLIPS_PER_FILE, |_, what| {
+            if copy.is_accepted(&host) {
+                tried += 1;
+                restored += usize::from(copy.restores(what));
             }
-            fs::write(path, bytes).expect("room");
-        }
+        });
         println!("{flips} flips, {tried} passed the checks, {restored} of them were restored");
         assert!(flips > 500 && copy.restores("the undamaged images"));
     });
 }
 
+/// A checkpoint of our own, with its manifest.
+fn verified_checkpoint(dir: &Path) -> Copy {
+    let tree = Tree::start(dir, &["2", "3", "1"]);
+    let images = dir.join("images");
+    tree.dump(&images, Dumper::Own);
+    Copy::of(&images, dir.join("copy")).with_manifest(&images)
+}
+
 #[test]
 fn any_flipped_bit_is_found_where_there_is_a_manifest() {
     live("any_flipped_bit_is_found_where_there_is_a_manifest", |dir: &Path| {
-        let tree = Tree::start(dir, &["2", "3", "1"]);
-        let images = dir.join("images");
-        tree.dump(&images, Dumper::Own);
-        let mut copy = Copy::of(&images, dir.join("copy"));
-        let manifest = copy.dir.join(criu_image::MANIFEST_NAME);
-        let text = fs::read(images.join(criu_image::MANIFEST_NAME)).expect("a manifest");
-        fs::write(&manifest, &text).expect("room");
-        copy.files.push((manifest, text));
+        let copy = verified_checkpoint(dir);
         assert!(copy.restores("the undamaged images"));
-        let mut flips = 0;
-        for (path, bytes) in &copy.files {
-            let step = (bytes.len() / VERIFIED_FLIPS_PER_FILE).max(1);
-            for at in (0..bytes.len()).step_by(step) {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= 1 << (at * 7 % 8);
-                fs::write(path, &damaged).expect("room");
-                flips += 1;
-                let what = format!("{} with byte {at} flipped", path.display());
-                assert!(!copy.restores(&what), "{what} was restored");
-            }
-            fs::write(path, bytes).expect("room");
-        }
+        let flips = copy.with_each_flip(VERIFIED_FLIPS_PER_FILE, |_, what| {
+            assert!(!copy.restores(what), "{what} was restored");
+        });
         println!("{flips} flips, all found");
         assert!(flips > 100 && copy.restores("the undamaged images"));
+    });
+}
+
+#[test]
+fn any_flipped_bit_is_one_line_of_verify() {
+    live("any_flipped_bit_is_one_line_of_verify", |dir: &Path| {
+        let copy = verified_checkpoint(dir);
+        assert_eq!(copy.verified(), (Some(0), String::new()), "the undamaged images");
+        let flips = copy.with_each_flip(VERIFIED_FLIPS_PER_FILE, |path, what| {
+            let (code, text) = copy.verified();
+            let name = path.file_name().expect("it has one").to_string_lossy();
+            let told = text.lines().count() == 1 && text.starts_with(&*name);
+            assert!(code == Some(3) && told, "{what}: {code:?}: {text}");
+        });
+        println!("{flips} flips, all found");
+        assert!(flips > 100);
     });
 }

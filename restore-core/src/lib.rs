@@ -36,7 +36,7 @@ pub use capture::{
     Leave, Mishap, UndoError, UnpauseError, dump, keep,
 };
 pub use contract::{
-    Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Schedule,
+    Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Piece, Schedule,
     ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
 #[doc(hidden)]

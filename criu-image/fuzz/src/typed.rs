@@ -134,6 +134,7 @@ fn by_kind(kind: ImageKind, image: &[u8]) {
         K::FanotifyMark => written::<r::FanotifyMarkEntry>(image, kind),
         K::StatsDump | K::StatsRestore => written::<r::StatsEntry>(image, kind),
         K::IrmapCache => written::<r::IrmapCacheEntry>(image, kind),
+        K::ThawGpu => written::<r::ThawGpuEntry>(image, kind),
         K::Pagemap | K::ShmemPagemap => {
             pair::<r::PagemapHead, r::PagemapEntry>(image);
         }

@@ -1,5 +1,6 @@
 //! Open files and descriptor tables: every reference leads to an entry of the right kind.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::contradiction;
@@ -42,11 +43,26 @@ pub(super) fn load(loader: &mut Loader) -> Result<BTreeMap<FileId, FileEntry>, I
             loader.findings.report(contradiction(FILES, at, reason))?;
         }
         loader.file_at.insert(id, at);
-        if files.insert(id, entry).is_some() {
-            let reason = format!("file {:#x} occurs twice", id.0);
-            loader.findings.report(contradiction(FILES, at, reason))?;
+        match files.entry(id) {
+            Entry::Vacant(place) => drop(place.insert(entry)),
+            Entry::Occupied(mut other) => {
+                if let Some(whole) = tun_with_path(other.get(), &entry) {
+                    other.insert(whole);
+                    continue;
+                }
+                let reason = format!("file {:#x} occurs twice", id.0);
+                loader.findings.report(contradiction(FILES, at, reason))?;
+            }
         }
     }
+}
+
+/// The path of a TUN device is an entry of its own with the same id (CRIU 4.2, `tun.c`): both are
+/// one file, whose entry has both parts.
+fn tun_with_path(a: &FileEntry, b: &FileEntry) -> Option<FileEntry> {
+    let (path, tun) = if a.r#type() == FdTypes::Reg { (a, b) } else { (b, a) };
+    let is_pair = path.r#type() == FdTypes::Reg && tun.r#type() == FdTypes::Tunf;
+    (is_pair && tun.reg.is_none()).then(|| FileEntry { reg: path.reg.clone(), ..tun.clone() })
 }
 
 /// What is wrong with an entry by itself.

@@ -56,6 +56,11 @@ impl Findings {
         !self.unsure.contains(&kind)
     }
 
+    /// Whether nothing was found so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gathered.as_ref().is_none_or(Vec::is_empty)
+    }
+
     /// Everything that was gathered.
     pub(crate) fn into_all(self) -> Vec<ImageError> {
         self.gathered.unwrap_or_default()

@@ -1,7 +1,6 @@
 //! Reads the files of a directory into records, each image once, none left over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::findings::Findings;
 use super::model::{Checkpoint, DataSpan, FileId, PipeData};
@@ -9,7 +8,7 @@ use super::{attributes, contradiction, files, ghost, memory, other, tree};
 use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::{ImageKind, is_superseded};
-use crate::payload::{Record, file_size};
+use crate::payload::Record;
 use crate::reader::Image;
 use crate::record;
 
@@ -24,10 +23,10 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    pub(super) fn new(dir: &Path, mut findings: Findings) -> Result<Self, ImageError> {
-        let fail = |source| ImageError::Read { file: dir.display().to_string(), source };
+    pub(super) fn new(dir: ImageDir, mut findings: Findings) -> Result<Self, ImageError> {
+        let fail = |source| ImageError::Read { file: dir.path().display().to_string(), source };
         let mut names: BTreeMap<_, Vec<String>> = BTreeMap::new();
-        for entry in std::fs::read_dir(dir).map_err(fail)? {
+        for entry in std::fs::read_dir(dir.path()).map_err(fail)? {
             let name = entry.map_err(fail)?.file_name();
             let text = name.to_string_lossy().into_owned();
             match ImageKind::of_name(&name) {
@@ -36,7 +35,7 @@ impl Loader {
             }
         }
         let (used, file_at) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { dir: ImageDir::open(dir)?, names, used, file_at, findings })
+        Ok(Self { dir, names, used, file_at, findings })
     }
 
     /// Opens an image that may be absent.
@@ -137,7 +136,7 @@ impl Loader {
         if !self.names.contains_key(&(kind, Some(id))) {
             return Err(ImageError::Missing { file, needed_for: needed_for.to_owned() });
         }
-        file_size(&self.dir.path().join(&file), &file)
+        self.dir.size_of(&file)
     }
 
     /// Reads everything. While findings are gathered, what is damaged is left out.

@@ -34,7 +34,10 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
         }
         let owner = format!("process {pid}");
         let image = loader.need(ImageKind::Pagemap, Some(u64::from(pid)), &owner);
-        let Some(image) = loader.findings.check(image)? else { continue };
+        let Some(image) = loader.findings.check(image)? else {
+            loader.findings.doubt(&[ImageKind::Pages]);
+            continue;
+        };
         let mut mapped = Mapped::new(&body.mm);
         body.pages = page_store(loader, image, &mut pages_used, |run| {
             // In mappings that are in no order nothing can be found.
@@ -51,7 +54,10 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
             continue;
         }; // reported as having no owner
         let image = loader.need(ImageKind::ShmemPagemap, Some(shmid), "shared memory");
-        let Some(image) = loader.findings.check(image)? else { continue };
+        let Some(image) = loader.findings.check(image)? else {
+            loader.findings.doubt(&[ImageKind::Pages]);
+            continue;
+        };
         let store = page_store(loader, image, &mut pages_used, |run| {
             let end = run.start + run.len_bytes;
             let beyond = size.checked_next_multiple_of(PAGE_BYTES).is_some_and(|size| end > size);
@@ -63,7 +69,7 @@ pub(super) fn load(loader: &mut Loader, checkpoint: &mut Checkpoint) -> Result<(
 }
 
 /// Sizes in bytes of the shared memories that a file, a mapping or an IPC namespace refers to.
-fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> BTreeMap<u64, u64> {
+fn shmem_sizes(loader: &mut Loader, checkpoint: &Checkpoint) -> BTreeMap<u64, u64> {
     let mut sizes = BTreeMap::new();
     for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
         for vma in body.mm.vmas.iter().filter(|vma| vma.status & vma_status::ANON_SHARED != 0) {
@@ -75,7 +81,10 @@ fn shmem_sizes(loader: &Loader, checkpoint: &Checkpoint) -> BTreeMap<u64, u64> {
     }
     for id in loader.ids(ImageKind::IpcShm) {
         // Damage to it is found when it is walked.
-        let Ok(Some(mut image)) = loader.peek(ImageKind::IpcShm, Some(id)) else { continue };
+        let Ok(Some(mut image)) = loader.peek(ImageKind::IpcShm, Some(id)) else {
+            loader.findings.doubt(&[ImageKind::ShmemPagemap, ImageKind::Pages]);
+            continue;
+        };
         while let Ok(Some((_, segment))) = image.next::<IpcShmEntry>() {
             if segment.in_pagemaps != Some(true) {
                 break; // contents follow in this image, none is in a pagemap

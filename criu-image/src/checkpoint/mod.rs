@@ -22,11 +22,11 @@ pub use model::{
     Remap, Thread,
 };
 
-#[cfg(test)]
-pub(crate) use findings::FINDINGS_MAX;
-pub(crate) use findings::Findings;
+pub(crate) use findings::{FINDINGS_MAX, Findings};
 
+use crate::directory::ImageDir;
 use crate::error::ImageError;
+use crate::kind::ImageKind;
 
 /// Bits of `vma_entry.status` (CRIU 4.2, `image.h`).
 pub mod vma_status {
@@ -88,16 +88,21 @@ impl Checkpoint {
     /// # Errors
     /// [`ImageError`] names the file, the place in it and the reason of the first thing found.
     pub fn open(dir: impl AsRef<std::path::Path>) -> Result<Self, ImageError> {
-        let mut checkpoint = load::Loader::new(dir.as_ref(), Findings::default())?.checkpoint()?;
+        let dir = ImageDir::open(dir.as_ref())?;
+        let mut checkpoint = load::Loader::new(dir, Findings::default())?.checkpoint()?;
         checkpoint.gpu = crate::gpu::read_images(&checkpoint)?;
         Ok(checkpoint)
     }
 }
 
-/// Reads a directory as far as it can be read, and gathers everything that is wrong with it. There
-/// is no checkpoint if that is too much.
-pub(crate) fn gather(dir: &std::path::Path) -> Result<(Option<Checkpoint>, Findings), ImageError> {
+/// Reads a directory as far as it can be read, and gathers everything that is wrong with it. Of
+/// the kinds in `doubted` not everything is there. There is no checkpoint if too much is wrong.
+pub(crate) fn gather(
+    dir: ImageDir,
+    doubted: &[ImageKind],
+) -> Result<(Option<Checkpoint>, Findings), ImageError> {
     let mut loader = load::Loader::new(dir, Findings::gathering())?;
+    loader.findings.doubt(doubted);
     let checkpoint = loader.checkpoint();
     Ok((checkpoint.ok(), loader.findings))
 }

@@ -26,7 +26,8 @@ pub struct Checkpoint {
     pub processes: Vec<Process>,
     /// Descriptor tables by `files_id` (`fdinfo-<files_id>.img`), each sorted by `fd`.
     pub fd_tables: BTreeMap<u32, Vec<record::FdinfoEntry>>,
-    /// Open file descriptions of `files.img`, by id.
+    /// Open file descriptions of `files.img`, by id. Each has the part of its type only, but a TUN
+    /// device has its path too (`reg`), which in the image is an entry of the same id.
     pub files: BTreeMap<FileId, record::FileEntry>,
     /// `remap-fpath.img`: how a path that no longer leads to its file is made to do so, by file id.
     pub remaps: BTreeMap<FileId, Remap>,

@@ -10,7 +10,6 @@ use crate::error::ImageError;
 use crate::image::data::{Follow, MESSAGE_ALIGN_BYTES, SEMAPHORES_ALIGN_BYTES};
 use crate::image::format::Format;
 use crate::kind::ImageKind;
-use crate::payload::file_size;
 use crate::reader::Image;
 use crate::record::{IpcMsg, SeccompEntry};
 
@@ -20,8 +19,8 @@ pub(super) fn collect(loader: &mut Loader) -> Result<Vec<OtherImage>, ImageError
         loader.unused().map(|(kind, name)| (kind, name.to_owned())).collect();
     let mut others = Vec::new();
     for (kind, name) in unused {
-        if let Some(reason) = owned_by(kind) {
-            if loader.findings.is_sure_of(kind) {
+        if let Some((reason, owners)) = owned_by(kind) {
+            if owners.iter().all(|&owner| loader.findings.is_sure_of(owner)) {
                 let (file, reason) = (name, reason.to_owned());
                 loader.findings.report(ImageError::NoOwner { file, reason })?;
             }
@@ -34,21 +33,24 @@ pub(super) fn collect(loader: &mut Loader) -> Result<Vec<OtherImage>, ImageError
 }
 
 fn other(loader: &Loader, kind: ImageKind, name: String) -> Result<OtherImage, ImageError> {
-    let size_bytes = file_size(&loader.dir.path().join(&name), &name)?;
+    let size_bytes = loader.dir.size_of(&name)?;
     let records = if kind.is_raw() { 0 } else { records_of(&loader.dir, kind, &name)? };
     Ok(OtherImage { file: name.into(), kind, records, size_bytes })
 }
 
-/// What an image of this kind must belong to, if it must.
-fn owned_by(kind: ImageKind) -> Option<&'static str> {
+/// What an image of this kind must belong to, if it must, and the kinds that have to be whole for
+/// its owner to be known.
+fn owned_by(kind: ImageKind) -> Option<(&'static str, [ImageKind; 2])> {
     Some(match kind {
         ImageKind::Core | ImageKind::Ids | ImageKind::Mm | ImageKind::Fs | ImageKind::Pagemap => {
-            "no live task of the tree has this id"
+            ("no live task of the tree has this id", [ImageKind::Pstree, kind])
         }
-        ImageKind::Fdinfo => "no process has a descriptor table with this id",
-        ImageKind::Pages => "no pagemap refers to it",
-        ImageKind::ShmemPagemap => "no shared memory has this id",
-        ImageKind::GhostFile => "no file is remapped to it",
+        ImageKind::Fdinfo => {
+            ("no process has a descriptor table with this id", [ImageKind::Ids, kind])
+        }
+        ImageKind::Pages => ("no pagemap refers to it", [ImageKind::Pagemap, kind]),
+        ImageKind::ShmemPagemap => ("no shared memory has this id", [ImageKind::MemfdInode, kind]),
+        ImageKind::GhostFile => ("no file is remapped to it", [ImageKind::RemapFpath, kind]),
         _ => return None,
     })
 }

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::directory::images_in;
 use crate::error::ImageError;
 use crate::image::format::Format;
 use crate::kind::ImageKind;
-use crate::listing::images_in;
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Open files of each process.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::label::{FileLabel, Labels};
 use super::source::Source;
@@ -16,7 +18,7 @@ pub struct ProcessFiles {
     /// Process id.
     pub pid: u32,
     /// In the order of the image; processes that share a table have the same.
-    pub descriptors: Vec<DescriptorRow>,
+    pub descriptors: Arc<[DescriptorRow]>,
     /// Working directory; a zombie has none.
     pub cwd: Option<FileLabel>,
     /// Root directory; a zombie has none.
@@ -34,17 +36,19 @@ pub struct DescriptorRow {
 
 pub(super) fn read(source: &Source) -> Result<Vec<ProcessFiles>, ImageError> {
     let labels = Labels::read(source)?;
+    let mut tables: BTreeMap<u32, Arc<[DescriptorRow]>> = BTreeMap::new();
     let mut rows = Vec::new();
     for entry in source.processes()? {
         let pid = entry.pid;
-        let mut descriptors = Vec::new();
         // A zombie has neither ids nor files, and an empty table has no image.
-        if let Some(ids) = source.first::<TaskKobjIdsEntry>(ImageKind::Ids, pid)? {
-            for entry in source.all::<FdinfoEntry>(ImageKind::Fdinfo, ids.files_id)? {
-                let file = labels.label(entry.r#type, entry.id);
-                descriptors.push(DescriptorRow { fd: entry.fd, file });
-            }
-        }
+        let ids = source.first::<TaskKobjIdsEntry>(ImageKind::Ids, pid)?;
+        let descriptors = match ids.map(|ids| ids.files_id) {
+            None => Arc::default(),
+            Some(id) => match tables.get(&id) {
+                Some(table) => table.clone(),
+                None => tables.entry(id).or_insert(table(source, &labels, id)?).clone(),
+            },
+        };
         let fs = source.first::<FsEntry>(ImageKind::Fs, pid)?;
         let label = |id: u32| labels.label(FdTypes::Reg as i32, id);
         let cwd = fs.as_ref().map(|fs| label(fs.cwd_id));
@@ -54,10 +58,19 @@ pub(super) fn read(source: &Source) -> Result<Vec<ProcessFiles>, ImageError> {
     Ok(rows)
 }
 
+fn table(source: &Source, labels: &Labels, id: u32) -> Result<Arc<[DescriptorRow]>, ImageError> {
+    let entries = source.all::<FdinfoEntry>(ImageKind::Fdinfo, id)?;
+    let row = |entry: FdinfoEntry| {
+        let file = labels.label(entry.r#type, entry.id);
+        DescriptorRow { fd: entry.fd, file }
+    };
+    Ok(entries.into_iter().map(row).collect())
+}
+
 pub(super) fn write_text(rows: &[ProcessFiles], out: &mut impl Write) -> io::Result<()> {
     for process in rows {
         writeln!(out, "{}", process.pid)?;
-        for DescriptorRow { fd, file } in &process.descriptors {
+        for DescriptorRow { fd, file } in process.descriptors.iter() {
             write!(out, "\t{fd:>7}: ")?;
             out.write_all(&file.text)?;
             writeln!(out)?;

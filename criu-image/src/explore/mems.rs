@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::label::Labels;
 use super::source::Source;
@@ -21,7 +22,7 @@ pub struct ProcessMappings {
     /// Process id.
     pub pid: u32,
     /// Path of the program; a zombie has none.
-    pub exe: Option<Vec<u8>>,
+    pub exe: Option<Arc<[u8]>>,
     /// In the order of the image, which is that of addresses.
     pub mappings: Vec<MappingRow>,
 }
@@ -38,7 +39,7 @@ pub struct MappingRow {
     /// As in [`vma_status`](crate::vma_status).
     pub status: u32,
     /// What is mapped: a path, or a name such as `shmem[1]`; empty if it is private memory.
-    pub what: Vec<u8>,
+    pub what: Arc<[u8]>,
     /// Where in the file it begins, in bytes; 0 if no file is mapped.
     pub offset_bytes: u64,
 }
@@ -72,7 +73,8 @@ pub(super) fn read(source: &Source) -> Result<Vec<ProcessMappings>, ImageError> 
 fn mapping(vma: &VmaEntry, labels: &Labels, numbers: &mut SharedNumbers) -> MappingRow {
     let has = |bits: u32| vma.status & bits != 0;
     let mut offset_bytes = 0;
-    let mut shared = |kind: &str| format!("{kind}[{:x}]", numbers.number(vma.shmid)).into_bytes();
+    let mut shared =
+        |kind: &str| format!("{kind}[{:x}]", numbers.number(vma.shmid)).into_bytes().into();
     let what = if has(status::SYSVIPC) {
         shared("ips")
     } else if has(status::ANON_SHARED) {
@@ -81,17 +83,17 @@ fn mapping(vma: &VmaEntry, labels: &Labels, numbers: &mut SharedNumbers) -> Mapp
         shared("packet")
     } else if has(status::FILE_PRIVATE | status::FILE_SHARED) {
         offset_bytes = vma.pgoff;
-        u32::try_from(vma.shmid).map_or_else(|_| b"unknown path".to_vec(), |id| labels.path(id))
+        u32::try_from(vma.shmid).map_or_else(|_| b"unknown path"[..].into(), |id| labels.path(id))
     } else if has(status::STACK) {
-        b"[stack]".to_vec()
+        b"[stack]"[..].into()
     } else if has(status::VSYSCALL) {
-        b"[vsyscall]".to_vec()
+        b"[vsyscall]"[..].into()
     } else if has(status::VDSO) {
-        b"[vdso]".to_vec()
+        b"[vdso]"[..].into()
     } else if vma.flags & GROWS_DOWN != 0 {
-        b"[stack?]".to_vec()
+        b"[stack?]"[..].into()
     } else {
-        Vec::new()
+        Arc::default()
     };
     let VmaEntry { start, end, prot, status, .. } = *vma;
     MappingRow { start, end, prot, status, what, offset_bytes }

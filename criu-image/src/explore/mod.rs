@@ -20,6 +20,8 @@ use crate::json::Printer;
 pub use fds::{DescriptorRow, ProcessFiles};
 pub use gpu::{GpuRow, ProcessGpus};
 pub use label::FileLabel;
+#[cfg(test)]
+pub(crate) use label::LABEL_BYTES_MAX;
 pub use mems::{MappingRow, ProcessMappings};
 pub use ps::ProcessRow;
 pub use rss::{CoveredMapping, ProcessRuns, RunRow};

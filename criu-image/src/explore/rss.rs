@@ -1,6 +1,7 @@
 //! Saved memory of each process, run by run, and which mappings each run belongs to.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::label::Labels;
 use super::source::Source;
@@ -41,7 +42,7 @@ pub struct CoveredMapping {
     /// Its size in pages of 4 KiB.
     pub pages: u64,
     /// Path of the mapped file, if one is mapped.
-    pub path: Option<Vec<u8>>,
+    pub path: Option<Arc<[u8]>>,
     /// The run before belongs to this mapping too.
     pub is_continued: bool,
 }

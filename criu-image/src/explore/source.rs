@@ -1,5 +1,6 @@
 //! Images of a directory, for views: leniently, and each only when a view asks for it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -75,12 +76,17 @@ impl Source {
         image.records().map(|record| record.map(|(_, record)| record)).collect()
     }
 
-    /// All entries of `pstree.img`.
+    /// All entries of `pstree.img`, the first of each process: an id that comes again is damage,
+    /// and would show the same images again.
     pub(super) fn processes(&self) -> Result<Vec<PstreeEntry>, ImageError> {
         let image = self.need(ImageKind::Pstree, 0, || "every checkpoint has one".to_owned())?;
-        let mut entries = Vec::new();
-        for record in image.records() {
+        let mut entries: Vec<PstreeEntry> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for record in image.records::<PstreeEntry>() {
             let (offset_bytes, entry) = record?;
+            if !seen.insert(entry.pid) {
+                continue;
+            }
             if entries.len() == PROCESSES_MAX {
                 let reason = format!("more than {PROCESSES_MAX} processes");
                 let file = ImageKind::Pstree.file_name(0);

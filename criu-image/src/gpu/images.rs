@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, FileId, contradiction};
 use crate::directory::ImageDir;
 use crate::error::ImageError;
 use crate::kind::ImageKind;
-use crate::payload::{Record, decode, file_size};
+use crate::payload::{Record, decode};
 use crate::reader::Image;
 use crate::record::{CriuDmabufNode, CriuKfd, CriuRenderNode, KfdPrivate, ThawGpuEntry};
 
@@ -18,6 +18,10 @@ use crate::record::{CriuDmabufNode, CriuKfd, CriuRenderNode, KfdPrivate, ThawGpu
 pub const GPU_STATE_VERSION: u32 = 1;
 /// Bytes before the payload of an image of the plugin, and before contents of buffers.
 pub const GPU_HEAD_BYTES: u64 = 8;
+
+/// Images with records that say something of GPUs.
+const RECORDS: [ImageKind; 4] =
+    [ImageKind::AmdgpuKfd, ImageKind::AmdgpuRender, ImageKind::AmdgpuDmabuf, ImageKind::ThawGpu];
 
 /// An open `/dev/kfd`.
 #[derive(Clone, Debug)]
@@ -75,6 +79,15 @@ pub fn gpu_image(record: &impl Record) -> Vec<u8> {
 
 /// Reads the GPU images of a checkpoint and checks that they agree.
 pub(crate) fn read(checkpoint: &Checkpoint) -> Result<GpuImages, ImageError> {
+    let mut kinds = checkpoint.other.iter().map(|image| image.kind);
+    if kinds.any(|kind| RECORDS.contains(&kind)) {
+        crate::verify::check_gpu(checkpoint)?;
+    }
+    load(checkpoint)
+}
+
+/// Reads them after each was found to agree with the checkpoint.
+pub(crate) fn load(checkpoint: &Checkpoint) -> Result<GpuImages, ImageError> {
     let mut gpu = GpuImages::default();
     let mut files = BTreeMap::new();
     for image in &checkpoint.other {
@@ -90,10 +103,6 @@ pub(crate) fn read(checkpoint: &Checkpoint) -> Result<GpuImages, ImageError> {
             _ => {}
         }
     }
-    if files.is_empty() && gpu.state.is_none() {
-        return Ok(gpu);
-    }
-    crate::verify::check_gpu(checkpoint)?;
     for (name, kind) in &files {
         let id = id_of(name);
         match kind {
@@ -124,11 +133,7 @@ fn id_of(name: &str) -> FileId {
 
 /// The record of an image of the plugin, compared with the manifest where there is one.
 fn record<R: Record>(images: &ImageDir, name: &str) -> Result<R, ImageError> {
-    let len = file_size(&images.path().join(name), name)?;
-    let fail = |source| ImageError::Read { file: name.to_owned(), source };
-    let mut bytes = vec![0; len as usize];
-    let mut raw = images.raw(name).map_err(fail)?;
-    raw.read_exact_at(&mut bytes, 0).map_err(fail)?;
+    let bytes = images.read(name)?;
     decode(name, GPU_HEAD_BYTES, &bytes[GPU_HEAD_BYTES as usize..])
 }
 

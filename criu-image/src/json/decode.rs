@@ -106,6 +106,10 @@ impl<W: Write> Decoder<'_, W> {
             };
             let field = &message.fields[position];
             guess = position + 1;
+            if is_empty_list(field, value) {
+                next = items.next();
+                continue;
+            }
             self.printer.key(field.name);
             if field.count == Count::Repeated {
                 next = self.list(field, value, &mut items, hex);
@@ -116,7 +120,7 @@ impl<W: Write> Decoder<'_, W> {
         }
     }
 
-    /// Writes all elements; returns the item after them.
+    /// Writes all elements, of which there is at least one; returns the item after them.
     fn list<'a>(
         &mut self,
         field: &Field,
@@ -337,4 +341,11 @@ impl<W: Write> Decoder<'_, W> {
         self.printer.unsigned(number);
         self.printer.close(b'}');
     }
+}
+
+/// Whether this is a packed list without elements: the same as no field.
+#[inline]
+fn is_empty_list(field: &Field, value: Value<'_>) -> bool {
+    let is_packed = !matches!(field.kind, Kind::Text | Kind::Bytes | Kind::Message(_));
+    field.count == Count::Repeated && is_packed && value == Value::Bytes(&[])
 }

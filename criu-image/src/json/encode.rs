@@ -28,6 +28,9 @@ pub(crate) struct Open {
     guess: usize,
 }
 
+/// Fields that are tried before a name is read: few messages leave out more of them at once.
+const GUESSES: usize = 4;
+
 /// Where a field with this number stands in `out`.
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -57,10 +60,27 @@ impl Encoder {
     ) -> Result<(), JsonError> {
         let mut open = self.open(parser, index)?;
         let mut first = true;
+        self.usual_fields(parser, &mut open, &mut first)?;
         while parser.next_key(&mut first, &mut self.name)? {
             self.field(parser, &mut open)?;
         }
         self.close(parser.offset(), &open)
+    }
+
+    /// Reads fields as long as they come as nearly always: in the order of the schema.
+    #[inline]
+    pub(crate) fn usual_fields<R: Read>(
+        &mut self,
+        parser: &mut Parser<R>,
+        open: &mut Open,
+        first: &mut bool,
+    ) -> Result<(), JsonError> {
+        loop {
+            let mut next = open.message.fields[open.guess..].iter().take(GUESSES);
+            let found = next.position(|field| parser.next_key_is(first, field.name));
+            let Some(found) = found else { return Ok(()) };
+            self.known(parser, open, open.guess + found)?;
+        }
     }
 
     /// Begins a message; its object must come next.
@@ -98,28 +118,42 @@ impl Encoder {
         open: &mut Open,
     ) -> Result<(), JsonError> {
         let message = open.message;
+        if let Some(position) = position(message, &self.name, open.guess) {
+            return self.known(parser, open, position);
+        }
         let begin = self.out.len();
-        let number = match position(message, &self.name, open.guess) {
-            Some(position) => {
-                let field = &message.fields[position];
-                if open.seen >> position & 1 != 0 {
-                    return Err(fault(parser.offset(), message.name, field.name, "is there twice"));
-                }
-                open.seen |= 1 << position;
-                open.guess = position + 1;
-                self.values(parser, message, field)?;
-                field.number
-            }
-            None => {
-                let number = self.unknown_number(parser, message)?;
-                self.unknown(parser, message, number)?;
-                number
-            }
-        };
-        open.ordered &= number >= open.last;
+        let number = self.unknown_number(parser, message)?;
+        self.unknown(parser, message, number)?;
+        self.is_written(open, number, begin);
+        Ok(())
+    }
+
+    /// Reads the value of a field of the schema.
+    #[inline]
+    fn known<R: Read>(
+        &mut self,
+        parser: &mut Parser<R>,
+        open: &mut Open,
+        position: usize,
+    ) -> Result<(), JsonError> {
+        let message = open.message;
+        let field = &message.fields[position];
+        if open.seen >> position & 1 != 0 {
+            return Err(fault(parser.offset(), message.name, field.name, "is there twice"));
+        }
+        open.seen |= 1 << position;
+        open.guess = position + 1;
+        let begin = self.out.len();
+        self.values(parser, message, field)?;
+        self.is_written(open, field.number, begin);
+        Ok(())
+    }
+
+    #[inline]
+    fn is_written(&mut self, open: &mut Open, number: u32, begin: usize) {
+        open.ordered &= number > open.last;
         open.last = number;
         self.spans.push(Span { number, begin, end: self.out.len() });
-        Ok(())
     }
 
     /// Ends a message: everything that must be there is, in order.

@@ -128,6 +128,7 @@ impl<W: Write> Import<W> {
         let mut open = self.encoder.open(parser, message)?;
         let mut held = Held::Nothing;
         let mut first = true;
+        self.encoder.usual_fields(parser, &mut open, &mut first)?;
         while parser.next_key(&mut first, &mut self.encoder.name)? {
             let is_extra = self.encoder.name == b"extra";
             match held {

@@ -15,6 +15,9 @@ pub(crate) const HELD_BYTES_MAX: usize = 256 << 20;
 /// Longer than any number that fits 64 bits.
 const NUMBER_CHARS_MAX: usize = 24;
 
+/// So many digits always fit 64 bits.
+const DIGITS_SAFE: usize = 19;
+
 /// A whole number as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Number {
@@ -85,6 +88,21 @@ impl<R: Read> Parser<R> {
         self.string(name)?;
         self.take(b':', "a colon")?;
         Ok(true)
+    }
+
+    /// Passes over the next name of an object if it is this one, written as Python does. What
+    /// [`next_key`](Self::next_key) does in the usual case, in half the time.
+    #[inline]
+    pub(crate) fn next_key_is(&mut self, first: &mut bool, name: &str) -> bool {
+        let bytes = self.window.bytes();
+        let rest = if *first { Some(bytes) } else { bytes.strip_prefix(b", ") };
+        let rest = rest.and_then(|rest| rest.strip_prefix(b"\""));
+        let rest = rest.and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        let Some(rest) = rest.and_then(|rest| rest.strip_prefix(b"\": ")) else { return false };
+        let len = bytes.len() - rest.len();
+        self.window.consume(len);
+        *first = false;
+        true
     }
 
     #[inline]
@@ -234,20 +252,16 @@ impl<R: Read> Parser<R> {
         let begin = usize::from(negative);
         let mut at = begin;
         let mut magnitude: u64 = 0;
-        let mut fits = true;
         while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            let digit = u64::from(digit - b'0');
-            match magnitude.checked_mul(10).and_then(|value| value.checked_add(digit)) {
-                Some(value) => magnitude = value,
-                None => fits = false, // and the digits go on
-            }
+            magnitude = magnitude.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
             at += 1;
         }
+        let digits = &bytes[begin..at];
         let zero = bytes.get(begin) == Some(&b'0') && at > begin + 1;
         if at == begin || zero || matches!(bytes.get(at), Some(b'.' | b'e' | b'E')) {
             return Err(self.syntax("a whole number"));
         }
-        if !fits {
+        if digits.len() > DIGITS_SAFE && !is_of_64_bits(digits) {
             return Err(self.syntax("a number of 64 bits"));
         }
         self.window.consume(at);
@@ -308,6 +322,11 @@ impl<R: Read> Parser<R> {
         let first = self.window.peek()?;
         Ok(matches!(first, None | Some(b'{' | b' ' | b'\n' | b'\r' | b'\t')))
     }
+}
+
+#[cold]
+fn is_of_64_bits(digits: &[u8]) -> bool {
+    std::str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u64>().is_ok())
 }
 
 /// How far a value has been copied.
@@ -399,7 +418,24 @@ mod tests {
         assert_eq!(number("0"), value(false, 0));
         assert_eq!(number("-12"), value(true, 12));
         assert_eq!(number("18446744073709551615"), value(false, u64::MAX));
-        for json in ["18446744073709551616", "1.0", "1e3", "01", "-", "+1", "NaN", "", "1x"] {
+        for digits in 1..=19 {
+            for digit in ["1", "9"] {
+                let text = digit.repeat(digits);
+                assert_eq!(number(&text), value(false, text.parse().expect("it fits")));
+            }
+        }
+        for json in [
+            "18446744073709551616",
+            "28446744073709551615",
+            "1.0",
+            "1e3",
+            "01",
+            "-",
+            "+1",
+            "NaN",
+            "",
+            "1x",
+        ] {
             assert_eq!(number(json), None, "{json}");
         }
     }

@@ -7,7 +7,7 @@ use criu_image::record::{
 };
 use criu_image::{ImageWriter, View, ViewKind};
 
-use crate::draft::{CHILD, Draft, PIPE, ROOT, ZOMBIE, framed, head, pstree};
+use crate::draft::{CHILD, Draft, FOLDER, PIPE, ROOT, ZOMBIE, framed, head, pstree};
 
 fn fixtures() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -120,8 +120,9 @@ fn every_process_of_a_damaged_tree_is_shown_once() {
         vec![pstree(ROOT, 0, &[]), pstree(CHILD, 77, &[])],
         vec![pstree(ROOT, CHILD, &[]), pstree(CHILD, ROOT, &[])],
         vec![pstree(ROOT, ROOT, &[]), pstree(CHILD, ROOT, &[]), pstree(CHILD, ROOT, &[])],
+        vec![pstree(ROOT, 0, &[]), pstree(CHILD, ROOT, &[]), pstree(CHILD, 0, &[])],
     ] {
-        let count = entries.len();
+        let count = 2;
         let put = |draft: &mut Draft| draft.put("pstree.img", &entries);
         assert_eq!(text(put, ViewKind::Processes).lines().count(), 1 + count, "{entries:?}");
     }
@@ -153,6 +154,26 @@ fn files_are_shown_by_kind() {
     for label in ["pipe[7]", "unix[5 (6) =00a]", "unix[?]", "pipe[?]", "EVENTFD.999", "77.999"] {
         assert!(text.contains(&format!(": {label}\n")), "{label} in {text}");
     }
+}
+
+/// A name may be as long as a record, and be that of every descriptor.
+#[test]
+fn names_longer_than_a_path_are_cut() {
+    let path = |len: usize| {
+        let change = move |draft: &mut Draft| {
+            let name = vec![b'x'; len];
+            draft.edit_all("files.img", move |files: &mut Vec<FileEntry>| {
+                let folder = files.iter_mut().find(|file| file.id == FOLDER);
+                let reg = folder.and_then(|file| file.reg.as_mut()).expect("it is there");
+                reg.name.clone_from(&name);
+            });
+        };
+        let text = text(change, ViewKind::Files);
+        let line = text.lines().find(|line| line.contains("cwd: ")).expect("it has one");
+        line.trim_start().trim_start_matches("cwd: ").to_owned()
+    };
+    assert_eq!(path(4096), "x".repeat(4096));
+    assert_eq!(path(4097), "x".repeat(4096) + "...");
 }
 
 /// Written as in CRIU before 3.0, which had an image for each kind of file.

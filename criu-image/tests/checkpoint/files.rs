@@ -3,7 +3,7 @@
 use criu_image::FileId;
 use criu_image::record::{
     FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostChunkEntry, GhostFileEntry, MemfdInodeEntry,
-    MmEntry, PipeDataEntry, RemapFilePathEntry, RemapType,
+    MmEntry, PipeDataEntry, RegFileEntry, RemapFilePathEntry, RemapType, TunfileEntry,
 };
 
 use crate::draft::{
@@ -18,6 +18,37 @@ fn files(edit: impl FnOnce(&mut Vec<FileEntry>)) -> impl FnOnce(&mut Draft) {
 /// Position of a file in `files.img`; ids count from 1.
 fn at(id: u32) -> usize {
     id as usize - 1
+}
+
+/// CRIU writes the path of a TUN device as an entry of its own, with the same id.
+#[test]
+fn tun_device_has_its_path_beside_it() {
+    let tun = FileEntry {
+        r#type: FdTypes::Tunf as i32,
+        id: 50,
+        tunf: Some(TunfileEntry { id: 50, ..Default::default() }),
+        ..Default::default()
+    };
+    let reg = RegFileEntry { id: 50, name: b"/dev/net/tun".to_vec(), ..Default::default() };
+    let path = FileEntry {
+        r#type: FdTypes::Reg as i32,
+        id: 50,
+        reg: Some(reg.clone()),
+        ..Default::default()
+    };
+    for entries in [[path.clone(), tun.clone()], [tun.clone(), path.clone()]] {
+        let checkpoint = accepted(|draft| {
+            draft.edit_all("files.img", |files: &mut Vec<FileEntry>| files.extend(entries));
+        });
+        let file = &checkpoint.files[&FileId(50)];
+        assert_eq!((file.r#type(), &file.reg), (FdTypes::Tunf, &Some(reg.clone())));
+    }
+    for entries in [vec![tun.clone(), tun.clone()], vec![path.clone(), tun, path]] {
+        let twice = |draft: &mut Draft| {
+            draft.edit_all("files.img", |files: &mut Vec<FileEntry>| files.extend(entries));
+        };
+        refused(twice, "file 0x32 occurs twice");
+    }
 }
 
 #[test]

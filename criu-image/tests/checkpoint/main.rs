@@ -8,6 +8,7 @@ mod directory;
 mod draft;
 mod explore;
 mod files;
+mod manifest;
 mod memory;
 mod pages;
 mod tasks;

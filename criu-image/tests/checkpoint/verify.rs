@@ -5,9 +5,12 @@ use std::path::Path;
 use criu_image::record::{
     BpfmapDataEntry, BpfmapFileEntry, CriuKfd, CriuRenderNode, DrmBoEntry, ExtFileEntry, FdTypes,
     FileEntry, InetSkEntry, InventoryEntry, KfdBoEntry, MntEntry, PluginsEntry, PstreeEntry,
-    RegFileEntry, ScmEntry, SkPacketEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, UnixSkEntry,
+    RegFileEntry, ScmEntry, SkPacketEntry, ThawGpuEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry,
+    UnixSkEntry,
 };
-use criu_image::{ImageReader, pack_kfd_private, unpack_kfd_private, verify};
+use criu_image::{
+    ImageBuilder, ImageKind, ImageReader, pack_kfd_private, unpack_kfd_private, verify,
+};
 use prost::Message;
 
 use crate::draft::{CHILD, Draft, PROGRAM, ROOT, framed, head};
@@ -235,7 +238,7 @@ fn maps_and_mounts_are_known() {
 }
 
 /// The checkpoint with GPUs, whose contents are left out of the fixtures, with contents made up.
-fn gpu_tree(dir: &Path) {
+pub(crate) fn gpu_tree(dir: &Path) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpu-tree");
     for file in std::fs::read_dir(fixtures).expect("fixtures") {
         let file = file.expect("a file");
@@ -284,6 +287,23 @@ fn checkpoint_with_gpus_has_no_findings() {
     check_kfd(|_, _| {}, &[]);
 }
 
+/// The image is ours; a restorer relies on it.
+#[test]
+fn state_of_the_tree_agrees_with_images_of_the_plugin() {
+    let with = |version: u32| {
+        move |dir: &Path, _: &mut CriuKfd| {
+            let state = ThawGpuEntry { version, ..Default::default() };
+            let image = ImageBuilder::of_one(ImageKind::ThawGpu, &state);
+            std::fs::write(dir.join("thaw-gpu.img"), image).expect("room");
+        }
+    };
+    check_kfd(with(1), &["thaw-gpu.img, byte 8: file 0x13 is not listed"]);
+    check_kfd(
+        with(2),
+        &["thaw-gpu.img: GPU state of another version of thaw is not supported yet"],
+    );
+}
+
 #[test]
 fn counts_of_the_kfd_file_are_checked() {
     check_kfd(
@@ -329,6 +349,48 @@ fn contents_of_gpu_buffers_have_the_size_of_the_buffers() {
         std::fs::write(dir.join("amdgpu-pages-20-5a02.img"), [0; 8]).expect("room");
     };
     check_kfd(add, &["amdgpu-pages-20-5a02.img belongs to nothing in this checkpoint"]);
+}
+
+/// CRIU's plugin writes a file for each GPU of a KFD file, with nothing but its head then.
+#[test]
+fn gpu_without_saved_buffers_may_have_a_file_of_contents() {
+    let with = |contents: Option<&'static [u8]>| {
+        move |dir: &Path, kfd: &mut CriuKfd| {
+            for bo in kfd.bo_entries.iter_mut().filter(|bo| bo.gpu_id == 0x5a02) {
+                bo.alloc_flags &= !3;
+            }
+            let path = dir.join("amdgpu-pages-19-5a02.img");
+            match contents {
+                Some(bytes) => std::fs::write(path, bytes).expect("room"),
+                None => std::fs::remove_file(path).expect("it is there"),
+            }
+        }
+    };
+    check_kfd(with(Some(&[0; 8])), &[]);
+    check_kfd(with(None), &[]);
+    check_kfd(with(Some(&[0; 9])), &["0 bytes of buffers are listed, it has 1"]);
+}
+
+#[test]
+fn gpu_without_contents_may_have_an_empty_file_of_them() {
+    let name = "amdgpu-pages-19-5a02.img";
+    let without = |kfd: &mut CriuKfd| {
+        kfd.bo_entries.iter_mut().filter(|bo| bo.gpu_id == 0x5a02).for_each(|bo| {
+            bo.alloc_flags &= !3;
+        });
+    };
+    let empty = |dir: &Path, kfd: &mut CriuKfd| {
+        without(kfd);
+        std::fs::write(dir.join(name), [0; 8]).expect("room");
+    };
+    check_kfd(empty, &[]);
+    let absent = |dir: &Path, kfd: &mut CriuKfd| {
+        without(kfd);
+        std::fs::remove_file(dir.join(name)).expect("it is there");
+    };
+    check_kfd(absent, &[]);
+    let full = |_: &Path, kfd: &mut CriuKfd| without(kfd);
+    check_kfd(full, &["amdgpu-pages-19-5a02.img, byte 0: 0 bytes of buffers are listed"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Good checkpoints: every part arrives in its place, from our own images and from CRIU's.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use criu_image::{Checkpoint, DataSpan, FileId, ImageKind, PageRun, Remap};
@@ -8,6 +8,7 @@ use criu_image::{Checkpoint, DataSpan, FileId, ImageKind, PageRun, Remap};
 use crate::draft::{
     CHILD, DELETED, Draft, LINK, LINKED, PROGRAM, ROOT, SPARSE, THREAD, ZOMBIE, accepted,
 };
+use crate::verify::gpu_tree;
 
 fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder)
@@ -101,18 +102,7 @@ fn a_process_without_descriptors_has_an_empty_table() {
 #[test]
 fn images_of_criu_with_gpu_state_open() {
     let dir = tempfile::tempdir().expect("a folder");
-    for entry in fs::read_dir(fixtures("gpu-tree")).expect("fixtures").flatten() {
-        fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("room");
-    }
-    for (name, len_bytes) in [
-        ("pages-1.img", 2_334_720),
-        ("pages-2.img", 2_334_720),
-        ("amdgpu-pages-19-5a01.img", 1_081_352),
-        ("amdgpu-pages-32-5a02.img", 1_048_584),
-    ] {
-        let file = File::create(dir.path().join(name)).expect("room");
-        file.set_len(len_bytes).expect("a sparse file");
-    }
+    gpu_tree(dir.path());
     let checkpoint = Checkpoint::open(dir.path()).expect("images of CRIU 4.2");
     let tree: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, p.ppid)).collect();
     assert_eq!(tree, [(28866, 0), (28870, 28866)]);
@@ -120,7 +110,7 @@ fn images_of_criu_with_gpu_state_open() {
     assert_eq!(of(ImageKind::AmdgpuKfd).count(), 2);
     assert_eq!(of(ImageKind::AmdgpuRender).count(), 4);
     let sizes: Vec<u64> = of(ImageKind::AmdgpuPages).map(|image| image.size_bytes).collect();
-    assert_eq!(sizes.iter().sum::<u64>(), 1_081_352 + 1_048_584);
+    assert_eq!(sizes.iter().sum::<u64>(), 2 * (1_081_352 + 1_048_584));
 }
 
 #[test]

@@ -90,6 +90,19 @@ fn fields_in_any_order_are_shown_in_theirs() {
     assert_eq!(json, format!(r#"{{"magic": "RLIMIT", "entries": [{entry}]}}"#));
 }
 
+/// Found by the fuzzer: such a list was shown, and was gone after the next time.
+#[test]
+fn packed_list_without_elements_is_no_field() {
+    let entry = |threads: &[u8]| [&[8, 1, 16, 0, 24, 1, 32, 1][..], threads].concat();
+    let json = |threads: &[u8]| {
+        let bytes = image(0x5027_3030, &[&framed_bytes(&entry(threads))]);
+        decode(&bytes, PLAIN).expect("it has all fields")
+    };
+    assert_eq!(json(&[42, 0]), json(&[]));
+    assert_eq!(json(&[42, 0, 42, 0]), json(&[]));
+    assert_eq!(json(&[42, 0, 42, 2, 5, 6, 42, 0, 40, 7]), json(&[40, 5, 40, 6, 40, 7]));
+}
+
 #[test]
 fn padding_that_is_not_zero_is_refused() {
     let ids = r#""key": 1, "uid": 1, "gid": 1, "cuid": 1, "cgid": 1, "mode": 1, "id": 1"#;

@@ -108,6 +108,8 @@ fn everything_is_there_once() {
     refused(&rlimit(r#"{"cur": 1, "max": 2, "cur": 1}"#), "RlimitEntry.cur is there twice");
     refused(&rlimit(r#"{"cur": 1}"#), "RlimitEntry.max is missing");
     refused(&rlimit(r#"{"1": 1, "max": 2}"#), "RlimitEntry.1 is no field");
+    refused(&rlimit(r#"{"cur": 1, "max": 2, "7": 3, "7": 3}"#), "RlimitEntry.7 is there twice");
+    refused(&rlimit(r#"{"7": 3, "cur": 1, "max": 2, "7": 3}"#), "RlimitEntry.7 is there twice");
     refused(r#"{"magic": "RLIMIT"}"#, "\"magic\" and \"entries\"");
     refused(r#"{"magic": "RLIMIT", "magic": "RLIMIT"}"#, "each once");
     refused(r#"{"magic": "RLIMIT", "entries": [], "entries": []}"#, "each once");
@@ -115,6 +117,25 @@ fn everything_is_there_once() {
     refused(r#"{"magic": "RLIMIT", "entries": [], "more": 1}"#, "each once");
     refused(r#"{"magic": "RLIMIT", "entries": []} x"#, "the end is expected");
     refused(r#"{"magic": "NONSENSE", "entries": []}"#, "no image has the magic \"NONSENSE\"");
+}
+
+/// After the last field there is no name to guess.
+#[test]
+fn empty_name_is_no_field() {
+    refused(&rlimit(r#"{"cur": 1, "max": 2, "": 3}"#), "RlimitEntry. is no field");
+    refused(&rlimit(r#"{"": 3}"#), "RlimitEntry. is no field");
+}
+
+/// The window is 64 KiB: names, numbers and escapes are cut by its end in every place.
+#[test]
+fn end_of_the_window_may_cut_anything() {
+    for indent in 0..120 {
+        let space = " ".repeat((64 << 10) - indent);
+        let fields = r#""uid": 12, "gid": 345, "mode": 6789, "symlnk_target": "\u00e9\n""#;
+        let entry = format!(r#"{{{fields}, "extra": "YWJj"}}"#);
+        let of = |space: &str| format!(r#"{{"magic": "GHOST_FILE", "entries": [{space}{entry}]}}"#);
+        same(&of(&space), &of(""));
+    }
 }
 
 #[test]

@@ -78,6 +78,10 @@ impl BoContents for HostContents<'_> {
         self.mapping.size_bytes()
     }
 
+    fn expect_write(&mut self, offset_bytes: u64, len_bytes: u64) {
+        self.mapping.populate(offset_bytes, len_bytes);
+    }
+
     fn read(&mut self, offset_bytes: u64, into: &mut [u8]) -> Result<(), ContentsError> {
         Ok(self.mapping.read_parallel(offset_bytes, into, self.threads)?)
     }

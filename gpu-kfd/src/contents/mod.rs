@@ -21,6 +21,10 @@ pub trait BoContents {
     /// Size in bytes.
     fn size_bytes(&self) -> u64;
 
+    /// Says that a range will be written: what must be set up for that is done in one go. It is a
+    /// hint, and may do nothing.
+    fn expect_write(&mut self, _offset_bytes: u64, _len_bytes: u64) {}
+
     /// Copies out of the buffer.
     ///
     /// # Errors

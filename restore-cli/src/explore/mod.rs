@@ -3,6 +3,8 @@
 //!
 //! How an order is run, and what the state is, is the caller's matter.
 
+pub(crate) mod command;
+
 use std::collections::BTreeSet;
 use std::fmt;
 

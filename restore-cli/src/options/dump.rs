@@ -21,6 +21,7 @@ pub(crate) struct Dump {
     pub(crate) link_remap: bool,
     pub(crate) ghost_limit_bytes: u64,
     pub(crate) ignore_cgroups: bool,
+    pub(crate) freeze_group: Option<PathBuf>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) workers_max: usize,
     pub(crate) mishap: Option<Mishap>,
@@ -59,7 +60,6 @@ const OTHERS: &[Other] = &[
     ("cgroup-root", Treatment::RefusedValue, "control groups"),
     ("cgroup-yard", Treatment::RefusedValue, "control groups"),
     ("cgroup-dump-controller", Treatment::RefusedValue, "control groups"),
-    ("freeze-cgroup", Treatment::RefusedValue, "control groups"),
     ("action-script", Treatment::RefusedValue, "action scripts"),
     ("track-mem", Treatment::Refused, "incremental images"),
     ("prev-images-dir", Treatment::RefusedValue, "incremental images"),
@@ -92,6 +92,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
         link_remap: false,
         ghost_limit_bytes: GHOST_LIMIT_BYTES,
         ignore_cgroups: false,
+        freeze_group: None,
         timeout: None,
         workers_max: 0,
         mishap: None,
@@ -114,6 +115,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
             Long("manage-cgroups") => {
                 dump.ignore_cgroups |= ignores_cgroups(parser.optional_value())?;
             }
+            Long("freeze-cgroup") => dump.freeze_group = Some(parser.value()?.into()),
             Long("timeout") => {
                 dump.timeout = Some(Duration::from_secs(parser.value()?.parse()?));
             }

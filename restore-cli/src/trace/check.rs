@@ -52,6 +52,7 @@ fn summary(trace: &Trace, checked: &Checked) -> String {
     );
     let pairs = checked.overlaps;
     let _ = writeln!(text, "  {pairs} pair(s) of steps of different processes went on at once");
+    text.push_str(&contents(trace));
     let end = match checked.complete {
         true => "every process was released",
         false if checked.failures > 0 => "the restore failed, and nothing was released",
@@ -62,6 +63,19 @@ fn summary(trace: &Trace, checked: &Checked) -> String {
         let _ = writeln!(text, "  {}", line(trace, event));
     }
     text
+}
+
+/// How much was copied into buffers, and how fast; nothing if there was nothing.
+fn contents(trace: &Trace) -> String {
+    let pieces = trace.events.iter().filter(|event| event.piece.is_some());
+    let begin = pieces.clone().map(|event| event.begin_ns).min();
+    let end = pieces.clone().map(|event| event.end_ns).max();
+    let (Some(begin), Some(end)) = (begin, end) else { return String::new() };
+    let bytes: u128 =
+        pieces.filter_map(|event| event.piece).map(|piece| u128::from(piece.bytes)).sum();
+    let (mib, millis) = (bytes as f64 / f64::from(1 << 20), (end - begin) as f64 / 1e6);
+    let speed = bytes as f64 / (end - begin).max(1) as f64; // bytes a nanosecond are GB a second
+    format!("  {mib:.1} MiB were copied into buffers within {millis:.3} ms ({speed:.2} GB/s)\n")
 }
 
 /// One event: what, where, who, when, how.

@@ -4,6 +4,8 @@
 //! metadata `M`, flows `s` and `f` for arrows. Slices of one thread must nest, so what the pool
 //! copies has threads of its own.
 
+use std::collections::BTreeMap;
+
 use restore_core::{EdgeReason, StepId, TraceEvent, TraceStage};
 use serde_json::{Value, json};
 
@@ -73,6 +75,10 @@ fn slice(trace: &Trace, event: &TraceEvent, begin: u64) -> Value {
         args["buffers"] = json!(step.buffers);
         args["content_bytes"] = json!(step.content_bytes);
     }
+    if let Some(piece) = event.piece {
+        args["render_minor"] = json!(piece.minor);
+        args["bytes"] = json!(piece.bytes);
+    }
     if let Err(error) = &event.outcome {
         name = format!("{name} FAILED");
         args["error"] = json!(error);
@@ -84,13 +90,14 @@ fn slice(trace: &Trace, event: &TraceEvent, begin: u64) -> Value {
 
 /// An arrow for each edge whose ends both happened.
 fn flows(trace: &Trace, begin: u64) -> Vec<Value> {
-    let device = |step: StepId| {
-        let mut events = trace.events.iter();
-        events.find(|event| event.stage == TraceStage::Device && event.step == Some(step))
-    };
+    let device = trace.events.iter().filter(|event| event.stage == TraceStage::Device);
+    let device: BTreeMap<StepId, &TraceEvent> =
+        device.filter_map(|event| Some((event.step?, event))).collect();
     let mut flows = Vec::new();
     for (id, edge) in trace.outline.edges.iter().enumerate() {
-        let (Some(from), Some(to)) = (device(edge.from), device(edge.to)) else { continue };
+        let (Some(from), Some(to)) = (device.get(&edge.from), device.get(&edge.to)) else {
+            continue;
+        };
         let name = match edge.reason {
             EdgeReason::Buffer(number) => format!("buffer {number}"),
             EdgeReason::Descriptor(file) => format!("file {file}"),

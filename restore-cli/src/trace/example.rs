@@ -2,8 +2,8 @@
 
 use gpu_kfd::{GpuId, HostGpuId};
 use restore_core::{
-    DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId, StepKind,
-    TraceEvent, TraceStage,
+    DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, Piece, Schedule, Scheduler, StepId,
+    StepKind, TraceEvent, TraceStage,
 };
 
 /// A parent and its child with three device files each.
@@ -61,13 +61,18 @@ pub(crate) fn events() -> Vec<TraceEvent> {
 /// A legal restore: a step of a later process takes longer, contents are copied by two threads.
 pub(crate) fn restore(outline: &Outline) -> Vec<TraceEvent> {
     let mut events = Vec::new();
-    let mut add = |stage, pid: i32, step, times: (u64, u64)| {
+    let mut add = |stage, pid: i32, step: Option<StepId>, times: (u64, u64)| {
         let worker = match stage {
             TraceStage::Contents => 1000 + (times.0 % 2) as usize,
             _ => (pid - 28866) as usize,
         };
         let (begin_ns, end_ns) = (times.0 * 1_000 + 77, times.1 * 1_000 + 77);
-        events.push(TraceEvent { stage, pid, step, worker, begin_ns, end_ns, outcome: Ok(()) });
+        let piece = (stage == TraceStage::Contents).then(|| {
+            let step = outline.step(step.expect("contents are of a step"));
+            Piece { minor: 127 + step.position as u32, bytes: step.content_bytes / 2 }
+        });
+        let outcome = Ok(());
+        events.push(TraceEvent { stage, pid, step, worker, begin_ns, end_ns, outcome, piece });
     };
     let pids: Vec<i32> = outline.processes.iter().map(|process| process.pid).collect();
     let mut clock = 0;

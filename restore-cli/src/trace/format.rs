@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
-use restore_core::{Outline, StepId, TraceEvent, TraceStage};
+use restore_core::{Outline, Piece, StepId, TraceEvent, TraceStage};
 use serde::{Deserialize, Serialize};
 
 use super::outline::{Head, OutlineFault, labels};
@@ -74,12 +74,20 @@ struct Line {
     step: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied: Option<Copied>,
     worker: usize,
     begin_ns: u64,
     end_ns: u64,
     outcome: Outcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Copied {
+    minor: u32,
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -135,6 +143,7 @@ fn event_line(outline: &Outline, event: &TraceEvent) -> Line {
         process: event.pid,
         step: event.step.map(|step| outline.label(step)),
         file: event.step.map(|step| outline.step(step).path.clone()),
+        copied: event.piece.map(|Piece { minor, bytes }| Copied { minor, bytes }),
         worker: event.worker,
         begin_ns: event.begin_ns,
         end_ns: event.end_ns,
@@ -196,6 +205,7 @@ impl Line {
                 Outcome::Ok => Ok(()),
                 Outcome::Failed => Err(self.error.unwrap_or_default()),
             },
+            piece: self.copied.map(|Copied { minor, bytes }| Piece { minor, bytes }),
         }
     }
 }

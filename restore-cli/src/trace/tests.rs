@@ -75,6 +75,35 @@ fn the_format_is_as_documented() {
 }
 
 #[test]
+fn every_field_is_documented() {
+    let document = include_str!("../../../docs/contract.md");
+    let mut trace = with_failure();
+    trace.outline.edges[0].reason = restore_core::EdgeReason::Descriptor(1);
+    let text = String::from_utf8(written(&trace)).unwrap();
+    let mut fields = 0;
+    for line in text.lines() {
+        let mut values = vec![serde_json::from_str::<serde_json::Value>(line).unwrap()];
+        while let Some(value) = values.pop() {
+            match value {
+                serde_json::Value::Array(items) => values.extend(items),
+                serde_json::Value::Object(items) => {
+                    for (name, value) in items {
+                        assert!(document.contains(&format!("`{name}`")), "{name}");
+                        values.push(value);
+                        fields += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(fields > 100);
+    for stage in TraceStage::ALL {
+        assert!(document.contains(&format!("`{}`", stage.name())), "{}", stage.name());
+    }
+}
+
+#[test]
 fn a_trace_that_was_cut_anywhere_is_read_up_to_there() {
     let whole = trace(example::outline());
     let bytes = written(&whole);
@@ -138,7 +167,9 @@ fn a_verdict_names_the_rule_and_both_events() {
     assert_eq!(
         text,
         "f: legal\n  6 of 6 device step(s) done, of 2 process(es), by 2 worker(s)\n  \
-         5 pair(s) of steps of different processes went on at once\n  every process was released\n"
+         5 pair(s) of steps of different processes went on at once\n  \
+         64.0 MiB were copied into buffers within 1.400 ms (47.93 GB/s)\n  \
+         every process was released\n"
     );
     let second = |event: &&mut TraceEvent| {
         event.stage == TraceStage::Device && event.step == Some(StepId(1))
@@ -181,6 +212,11 @@ fn pictures_show_every_device_file_and_edge() {
     }
     assert_eq!(svg.matches("class=\"kfd\" x=").count(), 1 + 2 * 3, "legend and bars");
     assert!(svg.contains("Legal under the contract"));
+    // Two pieces of each render node, in rows of its GPU; legend; strips in both panels.
+    for gpu in ["g0", "g1"] {
+        let bars = svg.matches(&format!("<rect class=\"{gpu}\"")).count();
+        assert_eq!(bars, 3 * 2 + 1 + 3 * 2, "{gpu}");
+    }
 }
 
 /// Elements open and close as XML says; enough for what a canvas can get wrong.

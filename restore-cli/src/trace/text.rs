@@ -1,5 +1,7 @@
 //! The order of device files as text, one line for each process, for terminals.
 
+use std::collections::BTreeMap;
+
 use restore_core::{EdgeReason, Outline, TraceEvent, check};
 
 use super::check::verdict_text;
@@ -15,10 +17,14 @@ pub(super) fn picture(trace: &Trace, width: usize) -> String {
     let names: Vec<String> = outline.processes.iter().map(|process| name(process.pid)).collect();
     let margin = names.iter().map(|name| name.chars().count()).max().unwrap_or(0) + 2;
     let room = width.saturating_sub(margin).max(1);
+    let mut bars: BTreeMap<i32, Vec<(&TraceEvent, usize, usize)>> = BTreeMap::new();
+    for &bar in order.bars() {
+        bars.entry(bar.0.pid).or_default().push(bar);
+    }
     let mut text = String::new();
     for (process, name) in outline.processes.iter().zip(&names) {
         let mut line = Line::new(room);
-        for &(event, begin, end) in order.bars().iter().filter(|bar| bar.0.pid == process.pid) {
+        for &(event, begin, end) in bars.get(&process.pid).into_iter().flatten() {
             let columns = order.columns().max(1);
             line.bar(outline, event, (begin * room / columns, end * room / columns));
         }

@@ -9,6 +9,7 @@ mod support;
 
 mod cycle;
 mod defects;
+mod explore;
 mod faults;
 mod node;
 mod property;

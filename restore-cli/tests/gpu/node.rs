@@ -42,7 +42,7 @@ pub(crate) enum Part {
     /// time with a folder for images of its own, after which it goes on (`-R` is for the caller to
     /// say); what comes of each is a result. Then it is ended.
     DumpsUnder { images: PathBuf, layout: Vec<String>, args: Vec<String>, faults: Vec<String> },
-    /// A tree is restored under each of these rules for faults, and ended if it lives; what comes of
+    /// A tree is restored under each of these rules for faults, ended if it lives; what comes of
     /// each is a result.
     RestoresUnder { images: PathBuf, args: Vec<String>, faults: Vec<String> },
 }

@@ -108,9 +108,8 @@ fn handles_and_files() {
             ("holes", &["render:0 hole:0 hole:0 gem:0:64K hole:0 gem:0:8K hole:0 sysgem:0:8K"]),
             (
                 "several-opens-of-one-render-node",
-                &[
-                    "kfd render:0 render:0 render:0 vram:0:64K gem:0:64K gem:1:64K gem:2:64K gem:1:8K",
-                ],
+                &["kfd render:0 render:0 render:0 vram:0:64K gem:0:64K gem:1:64K \
+                     gem:2:64K gem:1:8K"],
             ),
             ("several-opens-of-the-kfd", &["kfd kfd render:0 vram:0:64K kfd queue:0:64K"]),
         ],

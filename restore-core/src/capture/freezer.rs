@@ -1,55 +1,85 @@
 //! The control group's freezer: stops a tree at one moment, where the group holds nothing else.
 //!
 //! It only bridges the time until every thread is traced: a tree that forks without end cannot
-//! outrun it. It is used where it can be (version 2 of the interface, a group of the tree's own);
-//! nothing depends on it. The group is thawed again as soon as all threads are held.
+//! outrun it. It is used where it can be (version 2 of the interface, a group of the tree's own or
+//! one that the caller names). The group is thawed as soon as all threads are held, since what is
+//! frozen answers nothing; one that was frozen before is frozen again at the end.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::proc;
+use super::{DumpError, proc};
 
 /// Longest wait for the group to be frozen; after that seizing goes on without.
 const FREEZE_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// A group that is frozen until this is dropped.
+/// A group that is as it was found again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Frozen {
-    switch: PathBuf,
+    group: PathBuf,
+    was_frozen: bool,
 }
 
 impl Frozen {
-    /// Freezes the group of a tree, if it has one of its own.
-    pub(crate) fn group_of(root: i32) -> Option<Self> {
-        let group = group(root)?;
-        if !holds_only(&group, &tree(root)) {
-            return None;
-        }
-        let switch = group.join("cgroup.freeze");
-        // One that is frozen already is somebody else's to thaw.
-        if fs::read_to_string(&switch).ok()?.trim() != "0" {
-            return None;
-        }
-        fs::write(&switch, "1").ok()?;
-        let frozen = Self { switch };
-        let begin = Instant::now();
-        while begin.elapsed() < FREEZE_WAIT_MAX {
-            let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
-            if events.lines().any(|line| line == "frozen 1") {
-                break;
+    /// Freezes the group that the caller names, or that of the tree, if it has one of its own.
+    ///
+    /// # Errors
+    /// [`DumpError::NoFreezer`] for a group that the caller names; [`DumpError::Frozen`] if the
+    /// tree is frozen already by others, or with others.
+    pub(crate) fn group_of(root: i32, named: Option<&Path>) -> Result<Option<Self>, DumpError> {
+        let group = match named {
+            Some(group) if !group.join("cgroup.freeze").is_file() => {
+                return Err(DumpError::NoFreezer { group: group.to_owned() });
             }
-            std::thread::yield_now();
+            Some(group) => group.to_owned(),
+            None => match group(root) {
+                Some(group) => group,
+                None => return Ok(None),
+            },
+        };
+        let was_frozen = is_set(&group);
+        let ours = named.is_some() || holds_only(&group, &tree(root));
+        if is_frozen(&group) && !(was_frozen && ours) {
+            return Err(DumpError::Frozen { group });
         }
-        Some(frozen)
+        let mut frozen = None;
+        if ours && (was_frozen || switch(&group, "1").is_ok()) {
+            let begin = Instant::now();
+            while !is_frozen(&group) && begin.elapsed() < FREEZE_WAIT_MAX {
+                std::thread::yield_now();
+            }
+            frozen = Some(Self { group, was_frozen });
+        }
+        Ok(frozen)
+    }
+
+    /// Thaws the group: every thread is held by other means.
+    pub(crate) fn thaw(&self) {
+        let _ = switch(&self.group, "0");
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = fs::write(&self.switch, "0");
+        let _ = switch(&self.group, if self.was_frozen { "1" } else { "0" });
     }
+}
+
+fn switch(group: &Path, to: &str) -> std::io::Result<()> {
+    fs::write(group.join("cgroup.freeze"), to)
+}
+
+/// Whether the group was told to freeze.
+fn is_set(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether the group is frozen, be it with a group around it.
+fn is_frozen(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "frozen 1")
 }
 
 /// Folder of a process's group in the unified hierarchy; the root group cannot be frozen.

@@ -1,17 +1,16 @@
-//! What processes share and where they belong: kernel objects, namespaces, control groups.
+//! What processes share and where they belong: kernel objects and namespaces.
 //!
 //! A restore makes a tree in the caller's own namespaces, each process with an address space, a
 //! descriptor table, a working directory and signal actions of its own. All else is refused.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStringExt;
 
 use criu_image::record::TaskKobjIdsEntry;
 
 use super::facts::Facts;
 use super::raw::{self, Shared};
-use super::{DumpError, DumpOptions, proc};
+use super::{DumpError, proc};
 use crate::refusal::Refusal;
 
 /// Namespaces in the numbering of upstream's inventory.
@@ -50,7 +49,7 @@ pub(crate) fn of(place: usize) -> TaskKobjIdsEntry {
 }
 
 /// Everything of these kinds that cannot be captured.
-pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refusal>, DumpError> {
+pub(crate) fn refuse(facts: &[Facts]) -> Result<Vec<Refusal>, DumpError> {
     let mut refusals = Vec::new();
     let own = namespaces(std::process::id() as i32)?;
     for one in facts {
@@ -58,9 +57,6 @@ pub(crate) fn refuse(facts: &[Facts], options: &DumpOptions) -> Result<Vec<Refus
         threads(one, &mut refusals)?;
     }
     shared(facts, &mut refusals)?;
-    if !options.ignore_cgroups {
-        cgroups(facts, &mut refusals)?;
-    }
     Ok(refusals)
 }
 
@@ -180,29 +176,6 @@ fn shared(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError>
                 }
             }
         }
-    }
-    Ok(())
-}
-
-/// Every task must be in the control groups that the dumper is in: a restore leaves the tree in
-/// those of the restorer.
-fn cgroups(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
-    let own = std::process::id() as i32;
-    let ours = proc::read(own, "cgroup")?;
-    let mut elsewhere: BTreeMap<Vec<u8>, Vec<u32>> = BTreeMap::new();
-    for facts in facts {
-        for thread in &facts.threads {
-            if thread.groups != ours {
-                elsewhere.entry(thread.groups.clone()).or_default().push(facts.pid as u32);
-            }
-        }
-    }
-    for (groups, mut pids) in elsewhere {
-        pids.dedup();
-        let text = String::from_utf8_lossy(&groups).trim_end().replace('\n', " ");
-        let refusal = Refusal::of_tree("control groups other than the dumper's", text);
-        let help = "leave them out with --manage-cgroups=ignore";
-        refusals.push(refusal.with_pids(pids).with_help(help));
     }
     Ok(())
 }

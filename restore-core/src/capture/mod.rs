@@ -11,6 +11,7 @@ mod facts;
 mod files;
 mod freezer;
 mod gpu;
+mod groups;
 mod identity;
 mod keeper;
 mod memory;
@@ -72,6 +73,9 @@ pub struct DumpOptions {
     pub ghost_limit_bytes: u64,
     /// Leave control groups out (`--manage-cgroups=ignore`).
     pub ignore_cgroups: bool,
+    /// Folder of the control group that holds the tree, to be frozen until all of it is held
+    /// (`--freeze-cgroup`); otherwise that is done if the tree has a group of its own.
+    pub freeze_group: Option<PathBuf>,
     /// Longest time for all of it.
     pub timeout: Option<Duration>,
     /// Most worker threads; 0 for as many as there are processors.
@@ -93,6 +97,7 @@ impl DumpOptions {
             link_remap: false,
             ghost_limit_bytes: GHOST_LIMIT_BYTES,
             ignore_cgroups: false,
+            freeze_group: None,
             timeout: None,
             workers_max: 0,
             mishap: None,
@@ -141,6 +146,18 @@ pub enum DumpError {
     Died {
         /// The process.
         pid: i32,
+    },
+    /// The control group that the caller names cannot be frozen.
+    #[error("{} is no control group of version 2 that can be frozen", group.display())]
+    NoFreezer {
+        /// Its folder.
+        group: PathBuf,
+    },
+    /// The tree is frozen, together with others or by a group around its own.
+    #[error("control group {} is frozen: thaw it, or name it (--freeze-cgroup)", group.display())]
+    Frozen {
+        /// Its folder.
+        group: PathBuf,
     },
     /// New tasks appeared again and again.
     #[error("the tree did not come to rest in {rounds} rounds")]
@@ -414,9 +431,11 @@ fn carry_out(
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
     let begin = Instant::now();
-    let group = freezer::Frozen::group_of(options.root);
+    let group = freezer::Frozen::group_of(options.root, options.freeze_group.as_deref())?;
     tree.freeze(options.root, steps)?;
-    drop(group); // every thread is held by us now
+    if let Some(group) = &group {
+        group.thaw(); // every thread is held by us now
+    }
     let freezing = begin.elapsed();
     let processes = tree.members.len();
     let threads = tree.members.iter().map(|member| member.threads.len()).sum();
@@ -429,6 +448,7 @@ fn carry_out(
     let bytes = staging.total_bytes();
     observe(DumpEvent::Written { bytes });
     steps.next("let the tree go, or put the images in place")?;
+    drop(group);
     let frozen = match options.leave {
         Leave::Killed => {
             staging.commit(steps)?;

@@ -38,9 +38,9 @@ pub(crate) struct Folder {
 impl Folder {
     /// Writes a whole file.
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), DumpError> {
-        let path = self.path.join(name);
-        fs::write(&path, bytes).map_err(|source| DumpError::Write { path, source })?;
-        self.record(name.to_owned(), FileSum::of(bytes));
+        let mut staged = self.create(name)?;
+        staged.write(bytes)?;
+        self.finish(staged);
         Ok(())
     }
 
@@ -53,7 +53,24 @@ impl Folder {
 
     /// Takes a file that is complete.
     pub(crate) fn finish(&self, staged: Staged) {
+        // All are on their way to the disk before the first is waited for.
+        raw::begin_to_sync(&staged.file);
         self.record(staged.name, staged.summer.finish());
+    }
+
+    /// Takes a file that is complete, under other names too: as one file, or where the file system
+    /// knows no links, as copies.
+    pub(crate) fn finish_as(&self, staged: Staged, also: &[String]) -> Result<(), DumpError> {
+        let (from, sum) = (self.path.join(&staged.name), staged.summer.finish());
+        for name in also {
+            let path = self.path.join(name);
+            let linked = fs::hard_link(&from, &path).or_else(|_| fs::copy(&from, &path).map(drop));
+            linked.map_err(|source| DumpError::Write { path, source })?;
+            self.record(name.clone(), sum.clone());
+        }
+        raw::begin_to_sync(&staged.file);
+        self.record(staged.name, sum);
+        Ok(())
     }
 
     fn record(&self, name: String, sum: FileSum) {
@@ -112,12 +129,6 @@ impl Staging {
             .map_err(|source| DumpError::Write { path: path.clone(), source })?;
         let mut names: Vec<&str> = self.manifest.files.keys().map(String::as_str).collect();
         names.push(MANIFEST_NAME);
-        // All are on their way before the first is waited for.
-        for name in &names {
-            if let Ok(file) = File::open(folder.join(name)) {
-                raw::begin_to_sync(&file);
-            }
-        }
         for name in &names {
             steps.next("sync an image")?;
             let path = folder.join(name);

@@ -5,10 +5,9 @@
 //! look at the whole tree that finds nothing new.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
 
 use super::gpu::Paused;
 use super::proc::{self, stat::Stat};
@@ -20,11 +19,6 @@ use crate::remote::tracee::Tracee;
 
 /// Longest wait for a task to stop. One in an uninterruptible call cannot; NFS takes seconds.
 pub(crate) const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a killed tree: the kernel frees its memory first. It is dead by then, so a
-/// task that takes longer is no error.
-const END_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How often it is looked at.
-const END_LOOK_PERIOD: Duration = Duration::from_micros(200);
 /// Rounds of looking for new tasks. A tree that outruns this many forks without end.
 const ROUNDS_MAX: usize = 1000;
 
@@ -204,27 +198,11 @@ impl Tree {
     fn kill(&self) -> Result<(), DumpError> {
         let live = || self.members.iter().filter(|member| !member.is_zombie());
         live().map(|member| send(member.pid, libc::SIGKILL)).fold(Ok(()), Result::and)?;
-        let begin = Instant::now();
-        let mut left: Vec<i32> =
-            live().flat_map(|member| &member.threads).map(Tracee::tid).collect();
-        while !left.is_empty() && begin.elapsed() < END_WAIT_MAX {
-            // Its tracer sees each thread end; what is then no child of ours is its parent's.
-            left.retain(|&tid| !has_ended(tid));
-            if !left.is_empty() {
-                std::thread::sleep(END_LOOK_PERIOD);
-            }
+        // One that does not end in time is killed all the same.
+        for thread in live().flat_map(|member| member.threads.iter().rev()) {
+            let _ = thread.collect();
         }
         Ok(())
-    }
-}
-
-/// Whether a killed thread that we trace has ended.
-fn has_ended(tid: i32) -> bool {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
-    match waitpid(Pid::from_raw(tid), flags) {
-        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => true,
-        Ok(_) => false,
     }
 }
 

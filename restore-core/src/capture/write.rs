@@ -15,6 +15,7 @@ use criu_image::{ImageBuilder, ImageKind};
 use super::ask::{self, Asked};
 use super::facts::Facts;
 use super::files::{FileTable, Links};
+use super::groups::{OWN_SET, Sets};
 use super::memory::{
     self, Source,
     pages::{self, Counts, Room},
@@ -22,7 +23,7 @@ use super::memory::{
 use super::staging::Folder;
 use super::steps::Steps;
 use super::task::restart::Patch;
-use super::task::{self, CGROUP_SET, Machine};
+use super::task::{self, Machine};
 use super::tree::{Member, Tree};
 use super::{DumpError, DumpEvent, DumpOptions, gpu, identity, proc};
 use crate::refusal::Refusal;
@@ -77,7 +78,7 @@ pub(crate) fn all(
     let layout = task::Layout::of_host();
     let machines: Vec<Vec<Machine>> =
         live.map(|member| task::machines(member, &layout, steps)).collect::<Result<_, _>>()?;
-    let mut refusals = refusals(options, tree, &facts, &machines, &mut files)?;
+    let mut refusals = refusals(tree, &facts, &machines, &mut files)?;
     refusals.append(&mut gpu_refusals);
     if !refusals.is_empty() {
         return Err(DumpError::Refused(refusals));
@@ -85,6 +86,7 @@ pub(crate) fn all(
     observe(DumpEvent::Read);
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
+    let sets = Sets::of(&facts, options)?;
     let members = tree.members.iter().filter(|member| !member.is_zombie());
     let parts = facts.iter().zip(&described).zip(&machines).zip(&asked);
     let processes: Vec<Process<'_>> = members
@@ -97,10 +99,15 @@ pub(crate) fn all(
             described,
             machines,
             asked,
+            sets: &sets,
         })
         .collect();
     let counts = spread(options, &processes, |process, room| process.save(folder, room, steps))?;
     zombies(tree, folder, steps)?;
+    if let Some(record) = sets.record() {
+        let bytes = ImageBuilder::of_one(ImageKind::Cgroup, &record);
+        folder.put(&ImageKind::Cgroup.file_name(0), &bytes)?;
+    }
     if let Some(gpu) = &gpu {
         gpu.write(options, folder, steps)?;
     }
@@ -113,13 +120,12 @@ pub(crate) fn all(
 
 /// Everything that stands against the dump. Up to here nothing was changed.
 fn refusals(
-    options: &DumpOptions,
     tree: &Tree,
     facts: &[Facts],
     machines: &[Vec<Machine>],
     files: &mut FileTable<'_>,
 ) -> Result<Vec<Refusal>, DumpError> {
-    let mut refusals = identity::refuse(facts, options)?;
+    let mut refusals = identity::refuse(facts)?;
     let live = tree.members.iter().filter(|member| !member.is_zombie());
     for (member, machines) in live.zip(machines) {
         for (thread, machine) in member.threads.iter().zip(machines) {
@@ -207,12 +213,13 @@ struct Process<'a> {
     described: &'a Described,
     machines: &'a [Machine],
     asked: &'a Asked,
+    sets: &'a Sets,
 }
 
 impl Process<'_> {
     /// Writes its memory and all its images.
     fn save(&self, folder: &Folder, room: &mut Room, steps: &Steps) -> Result<Counts, DumpError> {
-        let Self { place, member, facts, described, machines, asked } = *self;
+        let Self { place, member, facts, described, machines, asked, sets } = *self;
         let patches: Vec<Patch> = machines.iter().filter_map(Machine::patch).collect();
         let pages_id = place as u32 + 1;
         let (counts, guards) = pages::save(facts, &patches, folder, pages_id, room, steps)?;
@@ -220,7 +227,7 @@ impl Process<'_> {
         let put =
             |kind: ImageKind, id: u64, bytes: Vec<u8>| folder.put(&kind.file_name(id), &bytes);
         let pid = facts.pid as u64;
-        for (tid, core) in task::entries(member, facts, machines, asked) {
+        for (tid, core) in task::entries(member, facts, machines, asked, sets) {
             let bytes = ImageBuilder::of_one(ImageKind::Core, &core);
             put(ImageKind::Core, tid as u64, bytes)?;
         }
@@ -280,7 +287,7 @@ fn whole(tree: &Tree, has_gpus: bool, folder: &Folder, steps: &Steps) -> Result<
         fdinfo_per_id: Some(true),
         root_ids: Some(identity::own()),
         ns_per_id: Some(true),
-        root_cg_set: Some(CGROUP_SET),
+        root_cg_set: Some(OWN_SET),
         lsmtype: Some(0),
         network_lock_method: Some(0),
         plugins_entry: Some(PluginsEntry { plugins }),

@@ -14,4 +14,4 @@ mod trace;
 pub use graph::OutlineError;
 pub use outline::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId, StepKind};
 pub use schedule::{Schedule, ScheduleError, Scheduler};
-pub use trace::{Checked, TraceEvent, TraceStage, Violation, check};
+pub use trace::{Checked, Piece, TraceEvent, TraceStage, Violation, check};

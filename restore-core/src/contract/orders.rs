@@ -3,6 +3,8 @@
 //! A legal order is a linear extension of the order inside each process and of the edges. An
 //! outline that [`Scheduler`](super::Scheduler) refuses has none.
 
+use std::ops::Range;
+
 use super::graph::{Graph, Wait};
 use super::outline::{Outline, StepId};
 use super::schedule::{Schedule, Scheduler};
@@ -64,9 +66,7 @@ struct Orders {
 impl Orders {
     fn new(graph: Graph) -> Self {
         let chains = graph.chains();
-        let chain_of = chains.iter().enumerate();
-        let chain_of = chain_of.flat_map(|(index, chain)| chain.clone().map(move |_| index));
-        let (chain_of, done) = (chain_of.collect(), vec![0; chains.len()]);
+        let (chain_of, done) = (chain_of(chains), vec![0; chains.len()]);
         Self { waits: graph.waits(), done, chain_of, order: Vec::new(), fresh: true, graph }
     }
 
@@ -118,19 +118,26 @@ impl Iterator for Orders {
     }
 }
 
+/// The process of each step, by its place in the outline.
+fn chain_of(chains: &[Range<usize>]) -> Vec<usize> {
+    let chains = chains.iter().enumerate();
+    chains.flat_map(|(index, chain)| chain.clone().map(move |_| index)).collect()
+}
+
 /// Processes that edges connect, by their place in the outline.
 fn groups(graph: &Graph) -> Vec<Vec<usize>> {
     let chains = graph.chains();
-    let chain_of = |step: usize| chains.iter().position(|chain| chain.contains(&step));
+    let chain_of = chain_of(chains);
     let mut group_of: Vec<usize> = (0..chains.len()).collect();
     for step in 0..graph.len() {
         for (from, why) in graph.before(step) {
             if *why == Wait::Process {
                 continue;
             }
-            let (Some(a), Some(b)) = (chain_of(*from), chain_of(step)) else { continue };
-            let (old, new) = (group_of[a], group_of[b]);
-            group_of.iter_mut().filter(|group| **group == old).for_each(|group| *group = new);
+            let (old, new) = (group_of[chain_of[*from]], group_of[chain_of[step]]);
+            if old != new {
+                group_of.iter_mut().filter(|group| **group == old).for_each(|group| *group = new);
+            }
         }
     }
     let mut groups = vec![Vec::new(); chains.len()];

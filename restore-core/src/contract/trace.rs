@@ -58,6 +58,15 @@ impl TraceStage {
     }
 }
 
+/// A piece of what a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Minor of the render node here whose GPU has the buffer.
+    pub minor: u32,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// One thing that was done for one process, from its begin to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceEvent {
@@ -75,6 +84,8 @@ pub struct TraceEvent {
     pub end_ns: u64,
     /// How it went; what failed, in words.
     pub outcome: Result<(), String>,
+    /// What was copied, of [`TraceStage::Contents`] only.
+    pub piece: Option<Piece>,
 }
 
 /// What a legal trace shows.
@@ -119,7 +130,7 @@ pub fn check(outline: &Outline, events: &[TraceEvent]) -> Result<Checked, Box<Vi
     let graph = Graph::new(outline)
         .map_err(|error| broken(error.rule(), None, None, format!("the plan itself: {error}")))?;
     let mut judge =
-        Judge { outline, graph, events, devices: BTreeMap::new(), copied: BTreeSet::new() };
+        Judge { outline, graph, events, devices: BTreeMap::new(), copied: BTreeMap::new() };
     judge.sense()?;
     judge.collect()?;
     judge.waits(1)?;
@@ -138,8 +149,8 @@ struct Judge<'a> {
     events: &'a [TraceEvent],
     /// The event of each step that began.
     devices: BTreeMap<usize, &'a TraceEvent>,
-    /// Steps whose contents were copied, or some of them.
-    copied: BTreeSet<usize>,
+    /// Steps whose contents were copied, or some of them, and how many bytes.
+    copied: BTreeMap<usize, u64>,
 }
 
 impl<'a> Judge<'a> {
@@ -159,6 +170,9 @@ impl<'a> Judge<'a> {
                 Some(None) => "is of a step that the plan does not have",
                 Some(Some(step)) if step.pid != event.pid => "is of a step of another process",
                 step if step.is_some() != event.stage.has_step() => "does not fit its stage",
+                _ if event.piece.is_some() != (event.stage == TraceStage::Contents) => {
+                    "does not fit its stage"
+                }
                 _ => continue,
             };
             return Err(broken(0, None, Some(event), format!("{} {fault}", self.name(event))));
@@ -175,8 +189,12 @@ impl<'a> Judge<'a> {
                 return Err(broken(1, Some(first), Some(event), text));
             }
         }
-        let contents = self.of(TraceStage::Contents).filter(|event| event.outcome.is_ok());
-        self.copied = contents.filter_map(|event| event.step).map(|step| step.0).collect();
+        for event in self.of(TraceStage::Contents).filter(|event| event.outcome.is_ok()) {
+            let step = event.step.expect("it makes sense").0;
+            let bytes = event.piece.map_or(0, |piece| piece.bytes);
+            let sum = self.copied.entry(step).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
         Ok(())
     }
 
@@ -299,8 +317,8 @@ impl<'a> Judge<'a> {
             let device = self.devices.get(&number).copied();
             let what = if device.is_none_or(|device| device.outcome.is_err()) {
                 "is not restored"
-            } else if step.content_bytes > 0 && !self.copied.contains(&number) {
-                "lacks its contents"
+            } else if self.copied.get(&number).copied().unwrap_or(0) < step.content_bytes {
+                "lacks contents"
             } else {
                 continue;
             };

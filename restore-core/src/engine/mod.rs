@@ -5,14 +5,12 @@
 //! restore, so the root dies with it. Workers own their targets; messages move, nothing is shared.
 
 mod attributes;
-mod copiers;
 mod credentials;
 mod descriptors;
 mod devices;
 mod finish;
 mod memory;
 mod pool;
-mod sabotage;
 mod signals;
 mod target;
 mod threads;
@@ -31,7 +29,7 @@ use nix::errno::Errno;
 
 pub use devices::copy::CopyError;
 #[doc(hidden)]
-pub use sabotage::Sabotage;
+pub use devices::sabotage::Sabotage;
 pub use worker::Stage;
 pub use xstate::XstateError;
 
@@ -426,6 +424,7 @@ fn resume(pids: &[i32], worker: usize, observe: &mut dyn FnMut(Event)) -> Result
             begin_ns,
             end_ns: now_ns(),
             outcome,
+            piece: None,
         }));
         result.map_err(|source| RestoreError::Resume { pid, source })?;
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
-use super::copiers::Copiers;
 use super::devices::Product;
+use super::devices::copiers::Copiers;
 use super::devices::copy::Copied;
-use super::sabotage::{Chooser, Sabotage, leak};
+use super::devices::sabotage::{Chooser, Sabotage, leak};
 use super::target::Target;
 use super::worker::{self, Order, Report, Surroundings};
 use super::{Event, RestoreError, Stage};
@@ -35,7 +35,7 @@ struct Hand {
 }
 
 /// A thread that was started and has told its id; it may turn out to be in the way.
-pub(super) trait Started {
+pub(in crate::engine) trait Started {
     /// Ends it before it has done anything.
     fn end(self) -> std::thread::Result<()>;
 }
@@ -49,7 +49,7 @@ impl Started for Hand {
 
 /// Where a new thread tells its id.
 #[derive(Clone, Debug)]
-pub(super) struct Birth(Sender<(usize, i32)>);
+pub(in crate::engine) struct Birth(Sender<(usize, i32)>);
 
 impl Birth {
     /// Says that the calling thread is the one with this number.
@@ -59,7 +59,7 @@ impl Birth {
 }
 
 /// Starts threads until `count` of them have ids that are not in `ids`; the others are ended.
-pub(super) fn start_beside<T: Started>(
+pub(in crate::engine) fn start_beside<T: Started>(
     count: usize,
     ids: &BTreeSet<i32>,
     mut start: impl FnMut(usize, Birth) -> Result<T, RestoreError>,
@@ -324,7 +324,7 @@ impl Pool {
         if let Some(copiers) = &mut self.copiers {
             copiers.note(copied.step);
         }
-        let Copied { step, copier, begin_ns, end_ns, result } = copied;
+        let Copied { step, copier, begin_ns, end_ns, piece, result } = copied;
         let pid = outline.step(step).pid;
         let outcome = result.as_ref().map(|&()| ()).map_err(ToString::to_string);
         observe(Event::Step(TraceEvent {
@@ -335,6 +335,7 @@ impl Pool {
             begin_ns,
             end_ns,
             outcome,
+            piece: Some(piece),
         }));
         let label = outline.label(step);
         result.map_err(|source| RestoreError::Contents { pid, label, source })?;

@@ -136,7 +136,7 @@ impl Tell<'_> {
         let result = what();
         let outcome = result.as_ref().map(drop).map_err(ToString::to_string);
         let (worker, end_ns) = (self.worker, now_ns());
-        let event = TraceEvent { stage, pid, step, worker, begin_ns, end_ns, outcome };
+        let event = TraceEvent { stage, pid, step, worker, begin_ns, end_ns, outcome, piece: None };
         let _ = self.reports.send(Report::Event(event));
         result
     }

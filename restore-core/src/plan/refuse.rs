@@ -11,6 +11,10 @@ use criu_image::{Body, Checkpoint, ImageKind, OtherImage, Process};
 use super::Options;
 use crate::refusal::Refusal;
 
+/// What helps where a dump has named control groups.
+const LEAVE_GROUPS_OUT: &str =
+    "leave them out with --manage-cgroups=ignore: the tree will be in the caller's groups";
+
 /// All refusals that concern neither a file nor a mapping.
 pub(super) fn collect(checkpoint: &Checkpoint, options: &Options) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> =
@@ -50,7 +54,11 @@ fn other(image: &OtherImage, options: &Options) -> Option<Refusal> {
             true => image.kind.describe().to_owned(),
             false => format!("{} ({} record(s))", image.kind.describe(), image.records),
         };
-        Refusal::of_tree(what, image.file.to_string_lossy().into_owned())
+        let refusal = Refusal::of_tree(what, image.file.to_string_lossy().into_owned());
+        match image.kind {
+            ImageKind::Cgroup => refusal.with_help(LEAVE_GROUPS_OUT),
+            _ => refusal,
+        }
     })
 }
 

@@ -368,8 +368,8 @@ impl Tracee {
         Ok(())
     }
 
-    /// Waits for the end of a task that is dying.
-    fn collect(&self) -> Result<(), FreezeError> {
+    /// Waits for the end of a task that is dying; first threads end after all others.
+    pub(crate) fn collect(&self) -> Result<(), FreezeError> {
         match self.next_stop("collect", END_WAIT_MAX) {
             Err(FreezeError::Unexpected { .. } | FreezeError::Died { .. }) => Ok(()),
             other => other.map(drop).or_else(gone),

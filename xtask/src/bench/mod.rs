@@ -5,6 +5,7 @@
 
 mod child;
 mod dump;
+mod gpu;
 mod image;
 mod node;
 mod restore;
@@ -32,6 +33,7 @@ enum What {
     Dump,
     Restore,
     Node,
+    Gpu,
 }
 
 /// What `bench` was asked for.
@@ -52,13 +54,16 @@ struct Comparison {
 }
 
 /// `bench dump|restore [--runs N] [--case NAME] [--thaw PROGRAM] [--on-disk]`,
-/// `bench node [--runs N]`.
+/// `bench node [--runs N]`, `bench gpu [--runs N] [--case NAME]`.
 ///
 /// It runs in a pid namespace of its own: the ids of the trees are then nobody else's.
 pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
     if std::env::args().nth(2).as_deref() == Some("image") {
         parser.next().map_err(|error| error.to_string())?;
         return image::run(parser);
+    }
+    if let Some(part) = gpu::inside() {
+        return part;
     }
     if std::env::var_os(INSIDE).is_none() {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -80,6 +85,10 @@ pub(crate) fn run(mut parser: lexopt::Parser) -> Result<(), String> {
         What::Node => {
             let figures = node::measure(&options)?;
             ("node", node::table(&figures), node::json(&figures))
+        }
+        What::Gpu => {
+            let measured = gpu::measure(&options)?;
+            ("gpu", gpu::table(&measured), gpu::json(&measured))
         }
     };
     print!("{table}");
@@ -107,7 +116,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<Options, lexopt::Error> {
         Some("dump") => What::Dump,
         Some("restore") => What::Restore,
         Some("node") => What::Node,
-        _ => return Err("bench what? (dump, restore, node, image)".into()),
+        Some("gpu") => What::Gpu,
+        _ => return Err("bench what? (dump, restore, node, gpu, image)".into()),
     };
     if options.runs == 0 {
         return Err("--runs must be at least 1".into());

@@ -29,6 +29,7 @@ const LAYOUT: [&str; 2] = [
     "kfd render:0 render:1 vram:0:4M vram:1:8M gtt:1:1M queue:0:256K queue:1:256K",
 ];
 /// The second machine: its seed, ids and minors differ; RESUME takes a while.
+const RESUME_MS: u64 = 150;
 const ELSEWHERE: [&str; 8] = [
     "--seed",
     "7",
@@ -134,25 +135,11 @@ impl Demo {
         restore.args(["restore", "-d", "-v4", "-o", "restore.log", "--verify", "-D"]);
         restore.arg(&self.images).arg("--trace").arg(&trace).stdin(Stdio::null());
         let mut restore = restore.spawn().map_err(text)?;
-        let done = |what: &str| {
-            let trace = fs::read_to_string(&trace).unwrap_or_default();
-            trace.lines().filter(|line| line.contains(&format!("\"stage\":\"{what}\""))).count()
-        };
-        // All is back but the queues, and the driver is asked to start those.
-        let mut ended = false;
-        wait_until("both processes are complete", || {
-            ended = matches!(restore.try_wait(), Ok(Some(_)));
-            ended || done("freeze") == before.len()
-        })?;
-        let mut looks = vec![places(&queues)?];
-        wait_until("the first queues are started", || {
-            let look = places(&queues);
-            let early = done("resume") == 0;
-            if let (true, Ok(look)) = (early, look) {
-                looks.push(look);
-            }
-            ended = matches!(restore.try_wait(), Ok(Some(_)));
-            ended || !early
+        // Until it ends, the queues are looked at again and again.
+        let mut looks = Vec::new();
+        wait_until("the restore ends", || {
+            looks.extend(places(&queues).ok().map(|look| (now_ns(), look)));
+            !matches!(restore.try_wait(), Ok(None))
         })?;
         let status = restore.wait().map_err(text)?;
         if !status.success() {
@@ -165,13 +152,12 @@ impl Demo {
         let picture = self.folder.join("restore.svg");
         let picture = picture.to_str().ok_or("a path that is no text")?;
         self.show(&["trace", "view", "-o", picture], &trace)?;
-        if looks.len() < 2 || looks.iter().any(|look| *look != looks[0]) {
-            return Err(format!("queues moved before they were resumed: {looks:x?}"));
-        }
+        let looks = while_stopped(&trace, &looks)?;
         println!(
-            "\n5. Until the driver was told to resume, {} queues did not move ({} looks).",
+            "\n5. From when all was complete until the driver was told to resume, {} queues did \
+             not move ({} looks).",
             queues.len(),
-            looks.len()
+            looks
         );
         let mut after = self.ask()?;
         wait_until("all queues go on", || {
@@ -307,6 +293,36 @@ fn check(before: &[Answer], after: &[Answer]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many looks were taken from when all contents had arrived until the first queues were
+/// resumed, which took at least [`RESUME_MS`]; in that time none may have moved.
+fn while_stopped(trace: &Path, looks: &[(u64, Vec<u64>)]) -> Result<usize> {
+    let trace = fs::read_to_string(trace).map_err(text)?;
+    let events: Vec<Value> =
+        trace.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let times = |stage: &'static str, field: &'static str| {
+        let of_stage = events.iter().filter(move |event| event["stage"] == stage);
+        of_stage.filter_map(move |event| event[field].as_u64())
+    };
+    let complete = times("contents", "end_ns").chain(times("freeze", "end_ns")).max();
+    let resumed = times("resume", "begin_ns").min().map(|begin| begin + RESUME_MS * 1_000_000 / 2);
+    let (Some(complete), Some(resumed)) = (complete, resumed) else {
+        return Err("the trace lacks a stage".to_owned());
+    };
+    let within = looks.iter().filter(|(time, _)| (complete..resumed).contains(time));
+    let places: Vec<&Vec<u64>> = within.map(|(_, place)| place).collect();
+    match places.first() {
+        Some(first) if places.iter().all(|place| place == first) => Ok(places.len()),
+        Some(_) => Err("a queue moved before it was resumed".to_owned()),
+        None => Err("nobody looked at the queues in time".to_owned()),
+    }
+}
+
+/// The clock of traces.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }
 
 /// How far each queue has been read, from the memory of its process.

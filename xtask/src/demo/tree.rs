@@ -1,4 +1,4 @@
-//! A process tree without GPUs is checkpointed, killed, brought back, and goes on, in a few seconds.
+//! A process tree without GPUs is checkpointed, killed, brought back, and goes on.
 //!
 //! Everything happens in a pid namespace of its own, which ends with it, and in `target/demo`.
 

@@ -1,14 +1,10 @@
 //! What both panels share: lanes with names, bars with labels, arrows, and which colour is what.
 
-use gpu_kfd::HostGpuId;
 use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, StepKind, TraceEvent};
 
 use super::super::format::Trace;
 use super::canvas::{Anchor, Canvas, text_width};
-use super::{MARGIN, bar_names, details, gpu_of, letter};
-
-/// Classes of GPUs, by their place in the outline.
-pub(super) const GPU_CLASSES: [&str; 8] = ["g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7"];
+use super::{MARGIN, bar_names, details, gpu_class, gpu_of, letter};
 
 /// From where to where lanes go.
 pub(super) struct Frame {
@@ -48,11 +44,6 @@ pub(super) fn kind_class(kind: StepKind) -> &'static str {
         StepKind::DmaBuf => "dmabuf",
         StepKind::Receive => "receive",
     }
-}
-
-pub(super) fn gpu_class(outline: &Outline, here: HostGpuId) -> Option<&'static str> {
-    let index = outline.gpus.iter().position(|(_, other)| *other == here)?;
-    Some(GPU_CLASSES[index % GPU_CLASSES.len()])
 }
 
 /// The ground of a lane, and who it belongs to.
@@ -107,10 +98,11 @@ pub(super) fn device_bar(
     let size = (width, scale.bar);
     canvas.titled_rect((from, y), size, 4.0, class, &details(trace, event));
     let strip = if scale.bar > 20.0 { 4.0 } else { 2.0 };
-    if let Some(class) = gpu_of(trace, event)
+    if let Some(gpu) = gpu_of(trace, event)
         && width > 8.0
     {
-        canvas.rect((from + 3.0, y + scale.bar - strip - 2.0), (width - 6.0, strip), 1.5, class);
+        let at = (from + 3.0, y + scale.bar - strip - 2.0);
+        canvas.rect(at, (width - 6.0, strip), 1.5, gpu_class(gpu));
     }
     label(canvas, &bar_names(trace, event), (from, width), y + scale.bar / 2.0, scale, "on");
 }

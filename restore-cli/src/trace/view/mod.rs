@@ -16,8 +16,10 @@ use super::check::verdict_text;
 use super::format::Trace;
 use super::{letter, short_name};
 use canvas::{Anchor, Canvas};
-use lanes::{Frame, GPU_CLASSES, gpu_class, kind_class};
+use lanes::{Frame, kind_class};
 
+/// Classes of GPUs, by their place in the outline.
+const GPU_CLASSES: [&str; 8] = ["g0", "g1", "g2", "g3", "g4", "g5", "g6", "g7"];
 /// Room left and right of the lanes, for their names and for the last tick.
 const LEFT: f64 = 172.0;
 const RIGHT: f64 = 28.0;
@@ -108,8 +110,7 @@ fn legend(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) -> f64 {
     let mut entries: Vec<(&str, String)> =
         kinds.map(|kind| (kind_class(kind), kind.name().to_owned())).collect();
     for (index, (saved, here)) in outline.gpus.iter().enumerate() {
-        let class = GPU_CLASSES[index % GPU_CLASSES.len()];
-        entries.push((class, format!("GPU {index} (saved {saved}, here {here})")));
+        entries.push((gpu_class(index), format!("GPU {index} (saved {saved}, here {here})")));
     }
     let (mut x, mut y) = (MARGIN, y + 16.0);
     for (class, text) in entries {
@@ -165,6 +166,12 @@ fn details(trace: &Trace, event: &TraceEvent) -> String {
             format!("{text}\n{} buffers, {} bytes of contents", step.buffers, step.content_bytes);
         text.push('\n');
     }
+    if let Some(piece) = event.piece {
+        let took_ns = event.end_ns.saturating_sub(event.begin_ns).max(1);
+        let speed = piece.bytes as f64 / took_ns as f64; // bytes a nanosecond are GB a second
+        let (bytes, minor) = (piece.bytes, piece.minor);
+        text = format!("{text}{bytes} bytes to the GPU of renderD{minor}, {speed:.1} GB/s\n");
+    }
     let (stage, pid, worker) = (event.stage.name(), event.pid, event.worker);
     let (from, to) = (millis(event.begin_ns), millis(event.end_ns));
     let took = to - from;
@@ -182,9 +189,7 @@ fn bar_names(trace: &Trace, event: &TraceEvent) -> Vec<String> {
     let step = trace.outline.step(id);
     let (short, kind) = (short_name(&trace.outline, event), step.kind.name());
     let mut names = Vec::new();
-    if let Some((_, here)) = step.gpu
-        && let Some(index) = trace.outline.gpus.iter().position(|(_, other)| *other == here)
-    {
+    if let Some(index) = gpu_of(trace, event) {
         names.push(format!("{short} {kind}, GPU {index}"));
     }
     names.push(format!("{short} {kind}"));
@@ -193,8 +198,20 @@ fn bar_names(trace: &Trace, event: &TraceEvent) -> Vec<String> {
     names
 }
 
-/// The colour of an event's GPU, if it has one.
-fn gpu_of(trace: &Trace, event: &TraceEvent) -> Option<&'static str> {
-    let (_, here) = trace.outline.step(event.step?).gpu?;
-    gpu_class(&trace.outline, here)
+/// The place of an event's GPU in the outline, if it is known.
+fn gpu_of(trace: &Trace, event: &TraceEvent) -> Option<usize> {
+    let outline = &trace.outline;
+    let (_, here) = match event.piece {
+        None => outline.step(event.step?).gpu?,
+        Some(piece) => {
+            // The outline knows GPUs by their ids; which has this minor is told by render nodes.
+            let path = format!("/dev/dri/renderD{}", piece.minor);
+            outline.steps.iter().find(|step| step.path == path && step.gpu.is_some())?.gpu?
+        }
+    };
+    outline.gpus.iter().position(|(_, other)| *other == here)
+}
+
+fn gpu_class(gpu: usize) -> &'static str {
+    GPU_CLASSES[gpu % GPU_CLASSES.len()]
 }

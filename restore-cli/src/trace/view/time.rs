@@ -1,15 +1,17 @@
 //! The panel of the time: all stages of every process, to scale.
 
+use std::collections::BTreeMap;
+
 use restore_core::{TraceEvent, TraceStage};
 
 use super::super::format::Trace;
 use super::axis::Axis;
 use super::canvas::{Anchor, Canvas, text_width};
 use super::lanes::{Frame, Scale, device_bar, label, lane};
-use super::{details, gpu_of};
+use super::{details, gpu_class, gpu_of};
 
-/// Most bars of contents of one process above each other; more at once share the last row.
-const ROWS_MAX: usize = 8;
+/// Most bars of contents of one GPU above each other; more at once share the last row.
+const ROWS_MAX: usize = 4;
 
 /// Draws the panel; returns where it ends.
 pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) -> f64 {
@@ -20,8 +22,13 @@ pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) ->
     let marks = marks(trace);
     let top = y + 30.0;
     // The grid lies below the bars, so lanes must be measured first.
+    let mut events: BTreeMap<i32, Vec<&TraceEvent>> = BTreeMap::new();
+    for event in &trace.events {
+        events.entry(event.pid).or_default().push(event);
+    }
+    let own = |pid: i32| events.get(&pid).map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<Vec<(&TraceEvent, usize)>> =
-        trace.outline.processes.iter().map(|process| pack(trace, process.pid)).collect();
+        trace.outline.processes.iter().map(|process| pack(trace, own(process.pid))).collect();
     let heights: Vec<f64> = rows.iter().map(|rows| lane_height(rows, scale)).collect();
     let bottom = top + heights.iter().map(|height| height + 4.0).sum::<f64>();
     let mut lane_y = top;
@@ -37,8 +44,8 @@ pub(super) fn draw(canvas: &mut Canvas, trace: &Trace, frame: &Frame, y: f64) ->
     draw_marks(canvas, &axis, &marks, (top, bottom));
     let mut lane_y = top;
     for ((process, height), rows) in trace.outline.processes.iter().zip(&heights).zip(&rows) {
-        let own = Lane { pid: process.pid, y: lane_y, rows };
-        own.draw(canvas, trace, &axis, scale);
+        let lane = Lane { events: own(process.pid), y: lane_y, rows };
+        lane.draw(canvas, trace, &axis, scale);
         lane_y += height + 4.0;
     }
     bottom + 26.0
@@ -49,27 +56,31 @@ fn lane_height(rows: &[(&TraceEvent, usize)], scale: Scale) -> f64 {
     2.0 * scale.pad + scale.stage + 2.0 + scale.bar + count as f64 * (scale.contents + 1.0) + 2.0
 }
 
-/// The contents of one process in as many rows as it takes for none to overlap.
-fn pack(trace: &Trace, pid: i32) -> Vec<(&TraceEvent, usize)> {
-    let own = |event: &&TraceEvent| event.stage == TraceStage::Contents && event.pid == pid;
-    let mut events: Vec<&TraceEvent> = trace.events.iter().filter(own).collect();
-    events.sort_by_key(|event| (event.begin_ns, event.worker));
-    let mut ends: Vec<u64> = Vec::new();
+/// The contents of one process: rows for each GPU, as many as it takes for none to overlap.
+fn pack<'a>(trace: &Trace, own: &[&'a TraceEvent]) -> Vec<(&'a TraceEvent, usize)> {
+    let contents = own.iter().filter(|event| event.stage == TraceStage::Contents);
+    let mut events: Vec<&TraceEvent> = contents.copied().collect();
+    events.sort_by_cached_key(|event| (gpu_of(trace, event), event.begin_ns, event.worker));
     let mut packed = Vec::new();
-    for event in events {
-        let free = ends.iter().position(|&end| end <= event.begin_ns);
-        let row = free.unwrap_or(ends.len()).min(ROWS_MAX - 1);
-        if row == ends.len() {
-            ends.push(0);
+    let mut first = 0;
+    for of_gpu in events.chunk_by(|a, b| gpu_of(trace, a) == gpu_of(trace, b)) {
+        let mut ends: Vec<u64> = Vec::new();
+        for event in of_gpu {
+            let free = ends.iter().position(|&end| end <= event.begin_ns);
+            let row = free.unwrap_or(ends.len()).min(ROWS_MAX - 1);
+            if row == ends.len() {
+                ends.push(0);
+            }
+            ends[row] = ends[row].max(event.end_ns);
+            packed.push((*event, first + row));
         }
-        ends[row] = ends[row].max(event.end_ns);
-        packed.push((event, row));
+        first += ends.len();
     }
     packed
 }
 
 struct Lane<'a> {
-    pid: i32,
+    events: &'a [&'a TraceEvent],
     y: f64,
     rows: &'a [(&'a TraceEvent, usize)],
 }
@@ -79,7 +90,7 @@ impl Lane<'_> {
         let stage_y = self.y + scale.pad;
         let device_y = stage_y + scale.stage + 2.0;
         let contents_y = device_y + scale.bar + 2.0;
-        for event in trace.events.iter().filter(|event| event.pid == self.pid) {
+        for event in self.events {
             let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
             match event.stage {
                 TraceStage::Contents => {}
@@ -103,7 +114,7 @@ impl Lane<'_> {
         for &(event, row) in self.rows {
             let (from, to) = (axis.x(event.begin_ns), axis.x(event.end_ns));
             let class = match event.outcome {
-                Ok(()) => gpu_of(trace, event).unwrap_or("kfd"),
+                Ok(()) => gpu_of(trace, event).map_or("kfd", gpu_class),
                 Err(_) => "failed",
             };
             let y = contents_y + row as f64 * (scale.contents + 1.0);

@@ -39,6 +39,8 @@ pub(super) struct Image<'a> {
     /// Process that has the buffers.
     pub(super) pid: i32,
     pub(super) parts: Vec<Part<'a>>,
+    /// Other images with the same contents.
+    pub(super) also: Vec<String>,
 }
 
 impl Image<'_> {
@@ -146,8 +148,7 @@ impl Copier {
                 at += len as u64;
             }
         }
-        folder.finish(staged);
-        Ok(())
+        folder.finish_as(staged, &image.also)
     }
 }
 
@@ -167,38 +168,39 @@ impl Gpu {
         minor: u32,
     ) -> Result<Box<dyn BoContents + '_>, ContentsError> {
         let dmabuf = part.dmabuf.as_fd();
-        let wants_engine = part.is_vram || !self.host_may_map(part)?;
-        if wants_engine && matches!(self.engine, Engine::Unasked) {
-            self.engine = Engine::of(minor)?;
-        }
         let Self { node, host_sees_vram, engine } = self;
-        match engine {
-            Engine::Ready(engine) if wants_engine => Ok(Box::new(engine.attach(dmabuf)?)),
-            _ if part.is_vram && !*host_sees_vram => {
-                Err(ContentsError::NoEngine { path: format!("/dev/dri/renderD{minor}").into() })
+        if part.is_vram {
+            let is_absent = matches!(engine.of(minor)?, Engine::Absent);
+            if is_absent && *host_sees_vram {
+                return Ok(Box::new(HostContents::map(node, dmabuf, NonZeroUsize::MIN)?));
             }
-            _ => Ok(Box::new(HostContents::map(node, dmabuf, NonZeroUsize::MIN)?)),
+        } else {
+            match HostContents::map(node, dmabuf, NonZeroUsize::MIN) {
+                Ok(mapped) => return Ok(Box::new(mapped)),
+                Err(ContentsError::Device(DeviceError::Refused {
+                    errno: Errno::EPERM, ..
+                })) => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
-
-    fn host_may_map(&mut self, part: &Part<'_>) -> Result<bool, ContentsError> {
-        match HostContents::map(&mut self.node, part.dmabuf.as_fd(), NonZeroUsize::MIN) {
-            Ok(_) => Ok(true),
-            Err(ContentsError::Device(DeviceError::Refused { errno: Errno::EPERM, .. })) => {
-                Ok(false)
-            }
-            Err(error) => Err(error),
+        match engine.of(minor)? {
+            Engine::Ready(engine) => Ok(Box::new(engine.attach(dmabuf)?)),
+            _ => Err(ContentsError::NoEngine { path: format!("/dev/dri/renderD{minor}").into() }),
         }
     }
 }
 
 impl Engine {
-    fn of(minor: u32) -> Result<Self, ContentsError> {
-        match SdmaEngine::new(RenderNode::open(minor)?, PIECE_BYTES) {
-            Ok(engine) => Ok(Self::Ready(Box::new(engine))),
-            Err(ContentsError::NoEngine { .. }) => Ok(Self::Absent),
-            Err(error) => Err(error),
+    /// The engine of a GPU, which is looked for once.
+    fn of(&mut self, minor: u32) -> Result<&mut Self, ContentsError> {
+        if matches!(self, Self::Unasked) {
+            *self = match SdmaEngine::new(RenderNode::open(minor)?, PIECE_BYTES) {
+                Ok(engine) => Self::Ready(Box::new(engine)),
+                Err(ContentsError::NoEngine { .. }) => Self::Absent,
+                Err(error) => return Err(error),
+            };
         }
+        Ok(self)
     }
 }
 
@@ -214,6 +216,7 @@ mod tests {
             minor,
             pid: 1,
             parts: vec![super::Part { dmabuf: &dmabuf, size_bytes, is_vram: true }],
+            also: Vec::new(),
         };
         let images = vec![image(128, 1), image(128, 9), image(129, 5), image(128, 3)];
         let names: Vec<String> = in_turns(images).into_iter().map(|image| image.name).collect();

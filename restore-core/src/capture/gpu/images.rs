@@ -30,7 +30,11 @@ pub(super) fn contents(gpu: &GpuState) -> Result<Vec<Image<'_>>, DumpError> {
     let mut images = Vec::new();
     for kfd in &gpu.kfds {
         let Some(state) = &kfd.state else { continue };
+        // Upstream's restore wants a file for each GPU, also where there are no contents.
         let mut parts: BTreeMap<u32, Vec<Part<'_>>> = BTreeMap::new();
+        for device in &state.devices {
+            parts.insert(device.user_gpu_id, Vec::new());
+        }
         for (bo, dmabuf) in state.bos.iter().zip(&state.contents) {
             let Some(dmabuf) = dmabuf else { continue };
             let is_vram = bo.alloc_flags & alloc::VRAM != 0;
@@ -39,19 +43,25 @@ pub(super) fn contents(gpu: &GpuState) -> Result<Vec<Image<'_>>, DumpError> {
         }
         for (user, parts) in parts {
             let (name, minor) = (kfd_pages_name(FileId(kfd.id), user), gpu.minor_of(kfd, user)?);
-            images.push(Image { name, minor, pid: kfd.owner, parts });
+            images.push(Image { name, minor, pid: kfd.owner, parts, also: Vec::new() });
         }
     }
+    // Memory that several files have is read once. Upstream's restore wants it from each of them.
+    let mut known: BTreeMap<u64, usize> = BTreeMap::new();
     for render in &gpu.renders {
         for (index, buffer) in render.buffers.iter().enumerate() {
-            if gpu.sharing.is_import(render.id, index) {
+            let name = drm_pages_name(FileId(render.id), render.minor, index);
+            let number = gpu.sharing.number(render.id, index);
+            if let Some(&first) = known.get(&number) {
+                images[first].also.push(name);
                 continue;
             }
-            let name = drm_pages_name(FileId(render.id), render.minor, index);
+            known.insert(number, images.len());
             let is_vram = buffer.entry.preferred_domains & domain::VRAM != 0;
             let size_bytes = buffer.entry.size;
             let parts = vec![Part { dmabuf: &buffer.dmabuf, size_bytes, is_vram }];
-            images.push(Image { name, minor: render.minor, pid: render.owner, parts });
+            let (minor, pid, also) = (render.minor, render.owner, Vec::new());
+            images.push(Image { name, minor, pid, parts, also });
         }
     }
     Ok(images)

@@ -9,6 +9,7 @@
 //! All calls are made by us on files that the tree has open: the KFD lets the tracer save a
 //! process, render nodes answer whoever has them open. Handles of the programs are never closed.
 
+mod compute;
 mod contents;
 mod identity;
 mod images;
@@ -76,7 +77,7 @@ pub(crate) fn look(
     steps.next("read the topology of the GPUs")?;
     let topology = Topology::read_without_caches(Topology::SYSFS)
         .map_err(|source| DumpError::Topology { source: Box::new(source) })?;
-    let renders = render::look(files, facts, &kfds, steps, refusals)?;
+    let renders = render::look(files, facts, &kfds, &topology, steps, refusals)?;
     let (dmabufs, sharing) = (Vec::new(), Sharing::default());
     let mut state = GpuState { topology, kfds, renders, dmabufs, sharing };
     state.number(files, facts, steps, refusals)?;

@@ -6,6 +6,8 @@
 
 use gpu_kfd::{DeviceError, KfdFd, ProcessInfo};
 
+use super::super::proc::stat::Stat;
+
 /// The queues of a process could not be started again.
 #[derive(Debug, thiserror::Error)]
 #[error("the GPU queues of process {pid} stay stopped")]
@@ -67,6 +69,9 @@ impl Paused {
         let mut left = Vec::new();
         for mut stopped in self.stopped.drain(..).rev() {
             if let Err(error) = stopped.kfd.unpause() {
+                if has_ended(stopped.pid) {
+                    continue; // it took its queues along
+                }
                 let (pid, source) = (stopped.pid, Box::new(error));
                 result = result.and(Err(UnpauseError { pid, source }));
                 left.push(stopped);
@@ -81,6 +86,11 @@ impl Paused {
     pub(crate) fn forget(&mut self) {
         self.stopped.clear();
     }
+}
+
+/// Whether a process is dead, however much of it is left.
+fn has_ended(pid: u32) -> bool {
+    Stat::of(pid as i32).map_or(true, |stat| stat.is_zombie())
 }
 
 impl Drop for Paused {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use gpu_kfd::uapi::amdgpu::{GemListHandlesEntry, GemVmEntry, create};
-use gpu_kfd::{DeviceKind, RenderNode};
+use gpu_kfd::{DeviceKind, RenderNode, Topology};
 use nix::errno::Errno;
 
 use super::super::DumpError;
@@ -11,7 +11,7 @@ use super::super::facts::Facts;
 use super::super::files::{DeviceFile, DeviceFiles};
 use super::super::steps::Steps;
 use super::kfd::KfdFile;
-use super::{device_error, local};
+use super::{compute, device_error, local};
 use crate::refusal::Refusal;
 
 /// A buffer of a render node.
@@ -40,12 +40,11 @@ pub(super) fn look(
     files: &DeviceFiles,
     facts: &[Facts],
     kfds: &[KfdFile],
+    topology: &Topology,
     steps: &Steps,
     refusals: &mut Vec<Refusal>,
 ) -> Result<Vec<RenderFile>, DumpError> {
-    let has_state = |pid: &i32| kfds.iter().any(|kfd| kfd.owner == *pid && kfd.state.is_some());
-    let computing: Vec<i32> = facts.iter().map(|facts| facts.pid).filter(has_state).collect();
-    let computes = computes(files, &computing);
+    let computes = compute::files(files, facts, kfds, topology, steps)?;
     let mut found = Vec::new();
     for (&id, file) in files {
         let DeviceKind::Render { minor } = file.kind else { continue };
@@ -115,77 +114,4 @@ fn buffer(
     };
     let mappings = node.gem_mappings(handle).map_err(fail)?;
     Ok(Ok(GemBuffer { entry, offset_bytes, mappings, dmabuf }))
-}
-
-/// Render nodes whose GPU address space the KFD uses for a process, each with that process.
-///
-/// No call says which open file it is. Taken for granted is what AMD's runtime does: of the files
-/// that a process has open of one GPU it is the one with the lowest descriptor, and one that the
-/// process opened itself, not one of an ancestor, if there is such a file.
-/// `computing` are the processes with state, in the order of the tree: what an ancestor has taken
-/// is not a descendant's.
-fn computes(files: &DeviceFiles, computing: &[i32]) -> Vec<(u32, i32)> {
-    let mut computes: Vec<(u32, i32)> = Vec::new();
-    for &owner in computing {
-        let mut own: Vec<(bool, i32, u32, u32)> = Vec::new();
-        for (&id, file) in files {
-            let DeviceKind::Render { minor } = file.kind else { continue };
-            let Some(fd) = file.fd_in(owner) else { continue };
-            if computes.iter().all(|(taken, _)| *taken != id) {
-                let is_inherited = file.holders[0].0 != owner;
-                own.push((is_inherited, fd, id, minor));
-            }
-        }
-        own.sort_unstable();
-        let mut minors = Vec::new();
-        for (_, _, id, minor) in own {
-            if !minors.contains(&minor) {
-                minors.push(minor);
-                computes.push((id, owner));
-            }
-        }
-    }
-    computes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::super::files::DeviceFile;
-    use super::*;
-
-    /// Id, minor, and holders of a file.
-    type File<'a> = (u32, u32, &'a [(i32, i32)]);
-
-    fn check(files: &[File<'_>], with_state: &[i32], expected: &[(u32, i32)]) {
-        let file = |&(id, minor, holders): &File<'_>| {
-            let kind = DeviceKind::Render { minor };
-            (id, DeviceFile { kind, holders: holders.to_vec() })
-        };
-        let files: DeviceFiles = files.iter().map(file).collect();
-        let mut found = computes(&files, with_state);
-        found.sort_unstable();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn lowest_descriptor_of_each_gpu_has_the_address_space() {
-        check(
-            &[(1, 128, &[(7, 9)]), (2, 128, &[(7, 4)]), (3, 129, &[(7, 5)])],
-            &[7],
-            &[(2, 7), (3, 7)],
-        );
-    }
-
-    #[test]
-    fn file_of_an_ancestor_comes_after_a_file_of_its_own() {
-        check(&[(1, 128, &[(7, 3), (8, 3)]), (2, 128, &[(8, 6)])], &[7, 8], &[(1, 7), (2, 8)]);
-        // The parent computes not: its file is all that the child can have used.
-        check(&[(1, 128, &[(7, 3), (8, 3)])], &[8], &[(1, 8)]);
-        check(&[(1, 128, &[(7, 3), (8, 3)])], &[7, 8], &[(1, 7)]);
-    }
-
-    #[test]
-    fn process_without_state_has_no_such_file() {
-        check(&[(1, 128, &[(7, 3)])], &[], &[]);
-    }
 }

@@ -309,17 +309,18 @@ fn in_two_threads(
                 Ok(())
             })
         });
-        let mut made = 0;
-        let read = pieces.into_iter().try_for_each(|piece| {
-            let spare = if made < BUFFERS { None } else { buffers.recv().ok() };
-            made += 1;
-            let mut buffer = spare.unwrap_or_default();
-            let kept = copy(piece, writer, &mut buffer)?;
-            writer.pages.sum(&buffer[..kept]);
-            // If nobody takes it, writing has failed, which is said below.
-            let _ = to_write.send((buffer, kept));
+        let read = || {
+            let new = (0..BUFFERS).map(|_| Vec::new());
+            for (piece, mut buffer) in pieces.zip(new.chain(buffers)) {
+                let kept = copy(piece, writer, &mut buffer)?;
+                writer.pages.sum(&buffer[..kept]);
+                if to_write.send((buffer, kept)).is_err() {
+                    break; // writing has failed, which is said below
+                }
+            }
             Ok(())
-        });
+        };
+        let read = read();
         drop(to_write);
         let wrote = thread.join().map_err(|_| DumpError::WorkerLost)?;
         read.and(wrote)

@@ -15,6 +15,7 @@ use criu_image::record::{
 use super::DumpError;
 use super::ask::{Asked, AskedThread};
 use super::facts::{Facts, ThreadFacts};
+use super::groups::Sets;
 use super::memory::word_at;
 use super::proc::Timer;
 use super::steps::Steps;
@@ -24,8 +25,6 @@ use crate::remote::tracee::{Rseq, Tracee};
 use criu_image::record::UserX86FpregsEntry;
 use criu_image::task_state;
 
-/// Set of control groups that every task is in: the dumper's own.
-pub(crate) const CGROUP_SET: u32 = 1;
 /// Code segment of a thread in 32-bit mode (asm/segment.h).
 const COMPAT_CS: u64 = 0x23;
 const TRAP: u8 = libc::SIGTRAP as u8;
@@ -147,10 +146,14 @@ pub(crate) fn entries(
     facts: &Facts,
     machines: &[Machine],
     asked: &Asked,
+    sets: &Sets,
 ) -> Vec<(i32, CoreEntry)> {
     let threads = facts.threads.iter().zip(machines).zip(&asked.threads);
     let mut entries: Vec<(i32, CoreEntry)> = threads
-        .map(|((thread, machine), asked)| (thread.tid, thread_entry(thread, machine, asked)))
+        .map(|((thread, machine), asked)| {
+            let set = sets.number(&thread.groups);
+            (thread.tid, thread_entry(thread, machine, asked, set))
+        })
         .collect();
     let leader = &mut entries[0].1;
     leader.tc = Some(task(member, facts, &machines[0], asked));
@@ -234,7 +237,12 @@ fn queue(pending: &[Vec<u8>]) -> SignalQueueEntry {
     SignalQueueEntry { signals: pending.iter().map(entry).collect() }
 }
 
-fn thread_entry(thread: &ThreadFacts, machine: &Machine, asked: &AskedThread) -> CoreEntry {
+fn thread_entry(
+    thread: &ThreadFacts,
+    machine: &Machine,
+    asked: &AskedThread,
+    set: u32,
+) -> CoreEntry {
     let (ss_sp, ss_flags, ss_size) = asked.stack;
     let rseq = machine.rseq;
     let stat = &thread.stat;
@@ -256,7 +264,7 @@ fn thread_entry(thread: &ThreadFacts, machine: &Machine, asked: &AskedThread) ->
             signature: rseq.signature,
             rseq_cs_pointer: Some(machine.rseq_section).filter(|&section| section != 0),
         }),
-        cg_set: Some(CGROUP_SET),
+        cg_set: Some(set),
         ..ThreadCoreEntry::default()
     };
     let segment = |index| UserDescT {

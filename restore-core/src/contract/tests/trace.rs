@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::trace::overlaps;
-use super::super::{Outline, StepId, StepKind, TraceEvent, TraceStage, check};
+use super::super::{Outline, Piece, StepId, StepKind, TraceEvent, TraceStage, check};
 use super::{outline, small_outlines};
 
 /// Two processes with three files each; 11.2 waits for 10.2, and 10.2 has contents.
@@ -16,7 +16,8 @@ fn example() -> Outline {
 fn event(stage: TraceStage, pid: i32, times: (u64, u64)) -> TraceEvent {
     let worker = pid as usize - 10;
     let (begin_ns, end_ns) = times;
-    TraceEvent { stage, pid, step: None, worker, begin_ns, end_ns, outcome: Ok(()) }
+    let outcome = Ok(());
+    TraceEvent { stage, pid, step: None, worker, begin_ns, end_ns, outcome, piece: None }
 }
 
 fn device(step: usize, times: (u64, u64)) -> TraceEvent {
@@ -27,7 +28,8 @@ fn device(step: usize, times: (u64, u64)) -> TraceEvent {
 /// A legal restore of the example.
 fn legal() -> Vec<TraceEvent> {
     use TraceStage::{Build, Contents, Create, Freeze, Release, Resume};
-    let copy = TraceEvent { worker: 7, stage: Contents, ..device(1, (300, 700)) };
+    let piece = Some(Piece { minor: 128, bytes: 4096 });
+    let copy = TraceEvent { worker: 7, stage: Contents, piece, ..device(1, (300, 700)) };
     vec![
         event(Create, 10, (0, 50)),
         event(Create, 11, (20, 60)),
@@ -185,8 +187,11 @@ fn rule_7_nothing_runs_before_all_is_complete() {
         find(events, TraceStage::Contents, 10).end_ns = 500;
         find(events, TraceStage::Release, 11).begin_ns = 690;
     });
-    breaks(7, "release of 10 began, but 10.2 (render) lacks its contents", |events| {
-        events.retain(|event| event.stage != TraceStage::Contents);
+    let lacking = "release of 10 began, but 10.2 (render) lacks contents";
+    breaks(7, lacking, |events| events.retain(|event| event.stage != TraceStage::Contents));
+    breaks(7, lacking, |events| {
+        let piece = Some(Piece { minor: 128, bytes: 4095 });
+        find(events, TraceStage::Contents, 10).piece = piece;
     });
     breaks(7, "release of 10 began, but 11.3 (render) is not restored", |events| {
         events.retain(|event| event.step != Some(StepId(5)));
@@ -254,6 +259,9 @@ fn rule_0_what_makes_no_sense() {
     breaks(0, "10.1 (kfd) ends before it begins", |events| step(events, 0).end_ns = 99);
     breaks(0, "freeze of 10.1 (kfd) does not fit its stage", |events| {
         find(events, TraceStage::Freeze, 10).step = Some(StepId(0));
+    });
+    breaks(0, "10.1 (kfd) does not fit its stage", |events| {
+        step(events, 0).piece = Some(Piece { minor: 128, bytes: 1 });
     });
     breaks(0, "device of 10 does not fit its stage", |events| step(events, 0).step = None);
     breaks(0, "device of 10 is of a step that the plan does not have", |events| {

@@ -11,14 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use criu_image::{ImageDir, RawImage};
+use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
 use crossbeam::channel::{Receiver, Sender};
 use gpu_kfd::{
     BoContents, ContentsError, DeviceError, HostContents, RenderNode, SdmaEngine, host_sees_vram,
 };
 use nix::errno::Errno;
 
-use crate::contract::StepId;
+use crate::contract::{Piece, StepId};
 use crate::engine::now_ns;
 use crate::plan::devices::Contents;
 
@@ -26,7 +26,7 @@ use crate::plan::devices::Contents;
 /// small enough that a large buffer keeps all copiers busy.
 const PIECE_BYTES: u64 = 16 << 20;
 /// Bytes that are read at a time: they stay in the processor's cache between read and write.
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// Contents of one buffer, or a piece of them.
 #[derive(Debug, Clone)]
@@ -45,6 +45,7 @@ pub(in crate::engine) struct Copied {
     pub(in crate::engine) copier: usize,
     pub(in crate::engine) begin_ns: u64,
     pub(in crate::engine) end_ns: u64,
+    pub(in crate::engine) piece: Piece,
     pub(in crate::engine) result: Result<(), CopyError>,
 }
 
@@ -147,7 +148,8 @@ impl Copier {
             // A panic is a bug; whoever waits for the piece must hear of it.
             let copy = std::panic::AssertUnwindSafe(|| self.copy(&job));
             let result = std::panic::catch_unwind(copy).unwrap_or(Err(CopyError::CopierLost));
-            let copied = Copied { step, copier, begin_ns, end_ns: now_ns(), result };
+            let piece = Piece { minor: job.contents.minor, bytes: job.contents.len_bytes };
+            let copied = Copied { step, copier, begin_ns, end_ns: now_ns(), piece, result };
             if done.send(copied).is_err() {
                 return; // the restore was given up
             }
@@ -164,26 +166,49 @@ impl Copier {
         let raw = open_image(images, image, &job.contents.image)?;
         let path = || images.path().join(&job.contents.image);
         let mut buffer = gpu.reach(job, *copy_buffer_bytes)?;
+        buffer.expect_write(job.offset_bytes, job.contents.len_bytes);
         let mut at = 0;
         while at < job.contents.len_bytes {
-            let len = (job.contents.len_bytes - at).min(CHUNK_BYTES as u64) as usize;
             let offset_bytes = job.contents.offset_bytes + at;
-            chunk.resize(len, 0);
-            raw.read_exact_at(chunk, offset_bytes)
+            let left = job.contents.len_bytes - at;
+            let bytes = next_bytes(raw, chunk, offset_bytes, left)
                 .map_err(|source| CopyError::Image { path: path(), source })?;
-            buffer.write(job.offset_bytes + at, chunk)?;
+            buffer.write(job.offset_bytes + at, bytes)?;
             if *verify {
-                back.resize(len, 0);
+                back.resize(bytes.len(), 0);
                 buffer.read(job.offset_bytes + at, back)?;
-                if back != chunk {
+                if back != bytes {
                     let image = job.contents.image.clone();
                     return Err(CopyError::Different { image, offset_bytes });
                 }
             }
-            at += len as u64;
+            at += bytes.len() as u64;
         }
         Ok(())
     }
+}
+
+/// Some bytes of an image from an offset on, at least one: of a block that has been compared with the
+/// manifest, where there is one.
+fn next_bytes<'a>(
+    raw: &'a mut RawImage,
+    chunk: &'a mut Vec<u8>,
+    offset_bytes: u64,
+    left: u64,
+) -> std::io::Result<&'a [u8]> {
+    if raw.blocks().is_none() {
+        chunk.resize(left.min(CHUNK_BYTES as u64) as usize, 0);
+        raw.read_exact_at(chunk, offset_bytes)?;
+        return Ok(chunk);
+    }
+    let index = (offset_bytes / BLOCK_BYTES as u64) as usize;
+    let within = (offset_bytes % BLOCK_BYTES as u64) as usize;
+    let rest = raw.block(index)?.get(within..).unwrap_or_default();
+    let bytes = &rest[..rest.len().min(left as usize)];
+    if bytes.is_empty() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
 }
 
 fn open_image<'a>(

@@ -5,9 +5,11 @@
 //! another process needs of a step leaves it as a value; what a step needs of another one comes
 //! with the order to begin it.
 
+pub(super) mod copiers;
 pub(super) mod copy;
 mod kfd;
 mod render;
+pub(super) mod sabotage;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

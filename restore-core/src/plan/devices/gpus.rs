@@ -98,7 +98,7 @@ impl GpuPlan {
                     let place = Place { here: id, minor };
                     self.by_minor.insert(minor, (GpuId(node.gpu_id), place));
                     let text = format!(
-                        "renderD{minor} is the same GPU as at the dump: the images do not describe it"
+                        "renderD{minor} is the same GPU as at the dump: no image describes it"
                     );
                     if !self.assumptions.contains(&text) {
                         self.assumptions.push(text);

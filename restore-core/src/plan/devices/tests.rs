@@ -350,7 +350,7 @@ fn mapping_is_led_to_its_buffer_and_one_of_nothing_is_refused() {
         assert_eq!(len, vma.end - vma.start);
         assert!(parts.iter().all(|part| part.buffer.file == PARENT_KFD));
     }
-    let mut wrong = devices[0].clone();
+    let mut wrong = *devices[0];
     wrong.pgoff = 0x7777_0000_0000;
     let refusal = plan.map.parts(&checkpoint, PARENT, &wrong).expect_err("nothing is there");
     assert!(refusal.to_string().contains("where no buffer of it is"), "{refusal}");

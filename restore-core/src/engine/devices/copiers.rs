@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use super::RestoreError;
-use super::devices::copy::{Copied, Copier, CopyJob};
-use super::pool::{Started, start_beside};
+use super::copy::{Copied, Copier, CopyJob};
 use crate::contract::StepId;
+use crate::engine::RestoreError;
+use crate::engine::pool::{Started, start_beside};
 use crate::plan::RestorePlan;
 
 /// Most copiers: memory moves no faster with more.
@@ -19,7 +19,7 @@ const LEAVE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The threads, and how much they still have to do. Dropping it ends them.
 #[derive(Debug)]
-pub(super) struct Copiers {
+pub(in crate::engine) struct Copiers {
     /// Not bounded: a piece is small, and there are as many as the buffers have 16 MiB.
     /// `None` only while it is being dropped.
     queue: Option<(Sender<CopyJob>, Receiver<Copied>)>,
@@ -29,9 +29,13 @@ pub(super) struct Copiers {
 }
 
 impl Copiers {
-    /// Starts as many as there are processors, with thread ids that the tree does not need.
-    pub(super) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
+    /// Starts as many as there are processors, or as workers if that is less, with thread ids that the tree does not need.
+    pub(in crate::engine) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX);
+        let count = match plan.options.workers_max {
+            0 => count,
+            workers => count.min(workers),
+        };
         let (jobs, take) = unbounded::<CopyJob>();
         let (report, done) = unbounded();
         let threads = start_beside(count, &plan.ids, |number, started| {
@@ -58,12 +62,12 @@ impl Copiers {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::engine) fn count(&self) -> usize {
         self.threads.len()
     }
 
     /// Queues contents.
-    pub(super) fn queue(&mut self, copies: Vec<CopyJob>) {
+    pub(in crate::engine) fn queue(&mut self, copies: Vec<CopyJob>) {
         for piece in copies.into_iter().flat_map(CopyJob::pieces) {
             *self.outstanding.entry(piece.step).or_default() += 1;
             if let Some((jobs, _)) = &self.queue {
@@ -73,12 +77,12 @@ impl Copiers {
     }
 
     /// What has been done.
-    pub(super) fn done(&self) -> Option<&Receiver<Copied>> {
+    pub(in crate::engine) fn done(&self) -> Option<&Receiver<Copied>> {
         self.queue.as_ref().map(|(_, done)| done)
     }
 
     /// Notes that a piece of a step has been done.
-    pub(super) fn note(&mut self, step: StepId) {
+    pub(in crate::engine) fn note(&mut self, step: StepId) {
         let left = self.outstanding.get_mut(&step).expect("the piece was queued");
         *left -= 1;
         if *left == 0 {
@@ -87,12 +91,12 @@ impl Copiers {
     }
 
     /// Steps of which something is left to do.
-    pub(super) fn outstanding(&self) -> BTreeSet<StepId> {
+    pub(in crate::engine) fn outstanding(&self) -> BTreeSet<StepId> {
         self.outstanding.keys().copied().collect()
     }
 
     /// Whether nothing is left to do.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::engine) fn is_idle(&self) -> bool {
         self.outstanding.is_empty()
     }
 }

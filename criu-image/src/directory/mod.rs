@@ -2,13 +2,18 @@
 //! against the manifest as they are read, where there is one.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod listing;
+
+pub use listing::{ImageFile, images_in};
+
 use crate::error::ImageError;
 use crate::manifest::{BLOCK_BYTES, FileSum, Manifest, ManifestError};
+use crate::payload::{IMAGE_BYTES_MAX, file_size};
 
 /// A directory of images, with the manifest that was found in it.
 #[derive(Clone, Debug)]
@@ -27,7 +32,12 @@ impl ImageDir {
         if let Some(manifest) = &manifest {
             manifest.check_names(path).map_err(ImageError::Manifest)?;
         }
-        Ok(Self { path: path.to_owned(), manifest: manifest.map(Arc::new) })
+        Ok(Self::with(path, manifest))
+    }
+
+    /// A directory of which each image is compared with this manifest when it is read.
+    pub(crate) fn with(path: &Path, manifest: Option<Manifest>) -> Self {
+        Self { path: path.to_owned(), manifest: manifest.map(Arc::new) }
     }
 
     /// A directory whose files are taken as they are.
@@ -43,6 +53,37 @@ impl ImageDir {
     /// What a file must be like.
     pub(crate) fn sum(&self, name: &str) -> Option<&FileSum> {
         self.manifest.as_ref()?.files.get(name)
+    }
+
+    /// Length of a file in bytes, which must be that of the manifest.
+    pub(crate) fn size_of(&self, name: &str) -> Result<u64, ImageError> {
+        let size_bytes = file_size(&self.path.join(name), name)?;
+        self.sum(name).map_or(Ok(()), |sum| sum.check_len(name, size_bytes))?;
+        Ok(size_bytes)
+    }
+
+    /// A whole file, compared with the manifest. Its head may be wrong.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, ImageError> {
+        let fail = |source| ImageError::Read { file: name.to_owned(), source };
+        let len_bytes = self.size_of(name)?;
+        if len_bytes > IMAGE_BYTES_MAX {
+            return Err(ImageError::RecordTooLong {
+                file: name.to_owned(),
+                offset_bytes: 0,
+                len_bytes,
+                limit_bytes: IMAGE_BYTES_MAX,
+            });
+        }
+        let file = File::open(self.path.join(name)).map_err(fail)?;
+        let mut bytes = Vec::with_capacity(len_bytes as usize);
+        file.take(len_bytes).read_to_end(&mut bytes).map_err(fail)?;
+        if let Some(sum) = self.sum(name) {
+            sum.check_len(name, bytes.len() as u64)?;
+            for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                sum.check(name, index, block)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Opens a file that is read in place.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::devices::copy::CopyJob;
+use super::copy::CopyJob;
 use crate::contract::{Outline, Schedule, ScheduleError, Scheduler, StepId, StepKind};
 
 /// What is broken.
@@ -21,14 +21,14 @@ pub enum Sabotage {
 }
 
 /// Says which step goes next.
-pub(super) enum Chooser {
+pub(in crate::engine) enum Chooser {
     Legal(Scheduler),
     /// A list that nobody has checked; one at a time.
     Broken(VecDeque<StepId>, bool),
 }
 
 impl Chooser {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         outline: &Outline,
         schedule: Schedule,
         sabotage: Option<Sabotage>,
@@ -50,7 +50,7 @@ impl Chooser {
         Ok(Self::Broken(order.into(), false))
     }
 
-    pub(super) fn start(&mut self) -> Vec<StepId> {
+    pub(in crate::engine) fn start(&mut self) -> Vec<StepId> {
         match self {
             Self::Legal(scheduler) => scheduler.start(),
             Self::Broken(_, true) => Vec::new(),
@@ -61,14 +61,14 @@ impl Chooser {
         }
     }
 
-    pub(super) fn finished(&mut self, step: StepId) {
+    pub(in crate::engine) fn finished(&mut self, step: StepId) {
         match self {
             Self::Legal(scheduler) => scheduler.finished(step),
             Self::Broken(_, running) => *running = false,
         }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::engine) fn is_done(&self) -> bool {
         match self {
             Self::Legal(scheduler) => scheduler.is_done(),
             Self::Broken(order, running) => order.is_empty() && !running,
@@ -97,7 +97,7 @@ fn ignore_edge(outline: &Outline, order: &mut [StepId]) {
 }
 
 /// Contents as the step before would have had them, if they have the same size.
-pub(super) fn leak(last: &mut Option<CopyJob>, copies: &mut [CopyJob]) {
+pub(in crate::engine) fn leak(last: &mut Option<CopyJob>, copies: &mut [CopyJob]) {
     if let Some(first) = copies.first_mut() {
         let own = first.clone();
         if let Some(before) = last.replace(own) {
