@@ -78,14 +78,14 @@ impl Names {
     fn new(checkpoint: &Checkpoint) -> Self {
         let mut names = Self::default();
         let gpu = &checkpoint.gpu;
-        for device in gpu.state.iter().flat_map(|state| &state.devices) {
-            if device.gpu_id != 0 {
-                // Only a process's own ids are kept; without one its place in the order will do.
-                let place = names.gpus.len() as u32;
-                names.gpus.entry(device.drm_render_minor).or_insert(place);
-            }
+        for node in gpu.renders.values() {
+            // Only a process's own ids are kept. Without one a GPU is the n-th that has a file: which
+            // of those that are alike it becomes is nobody's matter.
+            let place = names.gpus.len() as u32;
+            names.gpus.entry(node.drm_render_minor).or_insert(place);
         }
-        for kfd in gpu.kfds.values() {
+        // The driver restores no ids to a process without buffers: those of the host are what it has.
+        for kfd in gpu.kfds.values().filter(|kfd| !kfd.entry.bo_entries.is_empty()) {
             for device in kfd.entry.device_entries.iter().filter(|device| device.gpu_id != 0) {
                 names.gpus.insert(device.drm_render_minor, device.gpu_id);
             }

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -115,6 +116,10 @@ pub(crate) fn parse_with(
             Long("gpu-map") => restore.plan.gpu_map = gpu_map(&parser.value()?.string()?)?,
             Long("copy-buffer") => {
                 restore.plan.copy_buffer_bytes = size(&parser.value()?.string()?)? as usize
+            }
+            // For tests.
+            Long("silence-limit") => {
+                restore.plan.silence_max = Duration::from_secs(parser.value()?.parse()?);
             }
             Long("sabotage") => restore.plan.sabotage = Some(sabotage(&parser.value()?)?),
             Long("verify") => restore.plan.verify_contents = true,

@@ -8,9 +8,11 @@
 mod support;
 
 mod cycle;
+mod defects;
 mod explore;
 mod faults;
 mod node;
+mod property;
 mod roundtrip;
 mod shapes;
 

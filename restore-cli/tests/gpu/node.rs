@@ -23,6 +23,8 @@ const RESTORER_PIDS: u32 = 4000;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for what is left to go: the kernel frees what a process had after it has ended.
 const LEFT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest that all parts of one node may take, in seconds.
+const BATCH_MAX: &str = "250";
 /// Longest that one command may take, in seconds.
 const COMMAND_MAX: &str = "120";
 
@@ -114,7 +116,7 @@ pub(crate) fn run(options: &[&str], dir: &Path, parts: &[Part]) -> Vec<Came> {
     let parts = Value::from(parts.iter().map(Part::to_json).collect::<Vec<_>>());
     let order = json!({ "dir": dir, "parts": parts });
     let output = Command::new("timeout")
-        .args(["--kill-after=5", "250", env!("CARGO_BIN_EXE_thaw"), "node", "run"])
+        .args(["--kill-after=5", BATCH_MAX, env!("CARGO_BIN_EXE_thaw"), "node", "run"])
         .args(options)
         .arg("--")
         .arg(std::env::current_exe().expect("the test binary has a path"))

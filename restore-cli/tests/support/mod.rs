@@ -27,6 +27,8 @@ use nix::unistd::Pid;
 const INSIDE: &str = "THAW_TEST_INSIDE";
 /// Longest that one live test may take.
 const LIMIT_SECONDS: &str = "300";
+/// The same where `THAW_LONG_TESTS` asks for all that there is.
+const LONG_LIMIT_SECONDS: &str = "7200";
 /// Longest wait for a tree to answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -85,8 +87,10 @@ fn live_unless(name: &str, missing: Option<String>, body: impl FnOnce(&Path)) {
         return skip(name, &reason);
     }
     let test = std::env::current_exe().expect("the test binary has a path");
+    let is_long = std::env::var_os("THAW_LONG_TESTS").is_some();
+    let limit = if is_long { LONG_LIMIT_SECONDS } else { LIMIT_SECONDS };
     let status = Command::new("timeout")
-        .args(["--kill-after=10", LIMIT_SECONDS])
+        .args(["--kill-after=10", limit])
         .args(["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--"])
         .arg(test)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])

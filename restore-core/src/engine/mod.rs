@@ -333,7 +333,7 @@ fn carry_out(
     let host = surroundings(&plan)?;
     let ids = plan.ids.clone();
     let workers = worker_count(&plan);
-    let mut pool = Pool::start(workers, &plan.ids, &host)?;
+    let mut pool = Pool::start(workers, &plan.ids, plan.options.silence_max, &host)?;
     let outline = plan.outline.clone();
     if outline.steps.iter().any(|step| step.content_bytes > 0) {
         pool.start_copiers(&plan)?;

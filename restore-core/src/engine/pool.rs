@@ -28,10 +28,6 @@ const THREADS_TRIED_MAX: usize = 10_000;
 /// Orders that can wait for one worker: its targets' births and one stage.
 const ORDERS_QUEUED_MAX: usize = 1024;
 
-/// Longest silence of all workers and copiers together while device files are restored: the calls
-/// of a target have a limit of 120 s, after which its worker reports.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
-
 #[derive(Debug)]
 struct Hand {
     orders: Sender<Order>,
@@ -106,6 +102,7 @@ pub(super) struct Pool {
     /// Which worker owns which target.
     owners: Vec<usize>,
     copiers: Option<Copiers>,
+    silence_max: Duration,
 }
 
 impl Pool {
@@ -113,11 +110,12 @@ impl Pool {
     pub(super) fn start(
         count: usize,
         ids: &BTreeSet<i32>,
+        silence_max: Duration,
         host: &Surroundings,
     ) -> Result<Self, RestoreError> {
         let (report_to, reports) = unbounded();
-        let mut pool =
-            Self { hands: Vec::new(), reports, report_to, owners: Vec::new(), copiers: None };
+        let (hands, owners, copiers) = (Vec::new(), Vec::new(), None);
+        let mut pool = Self { hands, reports, report_to, owners, copiers, silence_max };
         pool.hands = start_beside(count, ids, |worker, birth| pool.spawn(worker, birth, host))?;
         Ok(pool)
     }
@@ -257,14 +255,17 @@ impl Pool {
         let mut scheduler = scheduler.map_err(RestoreError::Schedule)?;
         let mut last = None;
         let mut given: BTreeMap<StepId, Vec<Product>> = BTreeMap::new();
+        let mut running = BTreeSet::new();
         while !scheduler.is_done() {
             for step in scheduler.start() {
+                running.insert(step);
                 let index = targets[step.0];
                 let given = given.remove(&step).unwrap_or_default();
                 let orders = &self.hands[self.owners[index]].orders;
                 let _ = orders.send(Order::Device { index, step, given });
             }
-            let Some(report) = self.hear(outline, "a device step", observe)? else { continue };
+            let waits_for = || names(outline, &running);
+            let Some(report) = self.hear(outline, waits_for, observe)? else { continue };
             match report {
                 Report::Event(event) => observe(Event::Step(event)),
                 Report::Device { step, products, mut copies } => {
@@ -275,6 +276,7 @@ impl Pool {
                     if let Some(copiers) = &mut self.copiers {
                         copiers.queue(copies);
                     }
+                    running.remove(&step);
                     scheduler.finished(step);
                 }
                 Report::Failed(error) => return Err(named(*error, outline)),
@@ -290,9 +292,11 @@ impl Pool {
         outline: &Outline,
         observe: &mut dyn FnMut(Event),
     ) -> Result<(), RestoreError> {
-        while self.copiers.as_ref().is_some_and(|copiers| !copiers.is_idle()) {
+        while let Some(copiers) = self.copiers.as_ref().filter(|copiers| !copiers.is_idle()) {
+            let steps = copiers.outstanding();
             // Workers have nothing left to say but what they have reached.
-            self.hear(outline, "a copy into a buffer", observe)?;
+            let waits_for = || format!("a copy into buffers of {}", names(outline, &steps));
+            self.hear(outline, waits_for, observe)?;
         }
         self.copiers = None;
         Ok(())
@@ -302,7 +306,7 @@ impl Pool {
     fn hear(
         &mut self,
         outline: &Outline,
-        what: &str,
+        waits_for: impl Fn() -> String,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Option<Report>, RestoreError> {
         let never = crossbeam::channel::never();
@@ -312,13 +316,13 @@ impl Pool {
                 return report.map(Some).map_err(|_| RestoreError::WorkerLost);
             }
             recv(copied) -> copied => copied.map_err(|_| RestoreError::WorkerLost)?,
-            default(SILENCE_MAX) => {
-                let seconds = SILENCE_MAX.as_secs();
-                return Err(RestoreError::Overdue { what: what.to_owned(), seconds });
+            default(self.silence_max) => {
+                let seconds = self.silence_max.as_secs();
+                return Err(RestoreError::Overdue { what: waits_for(), seconds });
             }
         };
         if let Some(copiers) = &mut self.copiers {
-            copiers.note();
+            copiers.note(copied.step);
         }
         let Copied { step, copier, begin_ns, end_ns, piece, result } = copied;
         let pid = outline.step(step).pid;
@@ -357,6 +361,15 @@ fn hand_on(
         }
     }
     Ok(())
+}
+
+/// Steps for people.
+fn names(outline: &Outline, steps: &BTreeSet<StepId>) -> String {
+    let name = |&step: &StepId| {
+        let DeviceStep { pid, path, .. } = outline.step(step);
+        format!("device file {} ({path}) of process {pid}", outline.label(step))
+    };
+    steps.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// A worker knows the number of its step, not what it is called.

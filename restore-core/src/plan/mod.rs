@@ -11,6 +11,7 @@ mod refuse;
 mod tree;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
 use criu_image::{Checkpoint, FileId, ImageDir, Process, Thread};
@@ -57,6 +58,9 @@ pub struct Options {
     pub copy_buffer_bytes: usize,
     /// Read buffers back and compare them before anything runs (`--verify`).
     pub verify_contents: bool,
+    /// Longest silence of all workers and copiers together while device files are restored.
+    #[doc(hidden)]
+    pub silence_max: Duration,
     /// An engine that breaks the contract, for tests of its judges.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
@@ -76,6 +80,8 @@ impl Default for Options {
             gpu_map: UserMap::default(),
             copy_buffer_bytes: gpu_kfd::BOUNCE_BYTES_DEFAULT,
             verify_contents: false,
+            // The calls of a target have a limit of 120 s, after which its worker reports.
+            silence_max: Duration::from_secs(300),
             sabotage: None,
         }
     }

@@ -1,16 +1,21 @@
 //! The threads that copy contents of buffers, as the coordinator sees them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::copy::{Copied, Copier, CopyJob};
+use crate::contract::StepId;
 use crate::engine::RestoreError;
 use crate::engine::pool::{Started, start_beside};
 use crate::plan::RestorePlan;
 
 /// Most copiers: memory moves no faster with more.
 const COPIERS_MAX: usize = 8;
+/// Longest wait for the pieces that are in hand when the restore is given up: each is 16 MiB.
+const LEAVE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The threads, and how much they still have to do. Dropping it ends them.
 #[derive(Debug)]
@@ -18,7 +23,8 @@ pub(in crate::engine) struct Copiers {
     /// Not bounded: a piece is small, and there are as many as the buffers have 16 MiB.
     /// `None` only while it is being dropped.
     queue: Option<(Sender<CopyJob>, Receiver<Copied>)>,
-    outstanding: usize,
+    /// Pieces of each step.
+    outstanding: BTreeMap<StepId, usize>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -52,7 +58,7 @@ impl Copiers {
         })?;
         let threads = threads.into_iter().enumerate();
         let threads = threads.map(|(number, thread)| thread.begin(first + number)).collect();
-        Ok(Self { queue: Some((jobs, done)), outstanding: 0, threads })
+        Ok(Self { queue: Some((jobs, done)), outstanding: BTreeMap::new(), threads })
     }
 
     /// How many there are.
@@ -63,7 +69,7 @@ impl Copiers {
     /// Queues contents.
     pub(in crate::engine) fn queue(&mut self, copies: Vec<CopyJob>) {
         for piece in copies.into_iter().flat_map(CopyJob::pieces) {
-            self.outstanding += 1;
+            *self.outstanding.entry(piece.step).or_default() += 1;
             if let Some((jobs, _)) = &self.queue {
                 let _ = jobs.send(piece); // lost copiers are seen when they are waited for
             }
@@ -75,23 +81,43 @@ impl Copiers {
         self.queue.as_ref().map(|(_, done)| done)
     }
 
-    /// Notes that a piece has been done.
-    pub(in crate::engine) fn note(&mut self) {
-        self.outstanding -= 1;
+    /// Notes that a piece of a step has been done.
+    pub(in crate::engine) fn note(&mut self, step: StepId) {
+        let left = self.outstanding.get_mut(&step).expect("the piece was queued");
+        *left -= 1;
+        if *left == 0 {
+            self.outstanding.remove(&step);
+        }
+    }
+
+    /// Steps of which something is left to do.
+    pub(in crate::engine) fn outstanding(&self) -> BTreeSet<StepId> {
+        self.outstanding.keys().copied().collect()
     }
 
     /// Whether nothing is left to do.
     pub(in crate::engine) fn is_idle(&self) -> bool {
-        self.outstanding == 0
+        self.outstanding.is_empty()
     }
 }
 
 impl Drop for Copiers {
-    /// Each ends with the piece that it has in hand.
+    /// Each ends with the piece that it has in hand. One that a driver does not let go on is left to
+    /// end with its call.
     fn drop(&mut self) {
-        self.queue = None;
+        let Some((jobs, done)) = self.queue.take() else { return };
+        drop(jobs);
+        let deadline = Instant::now() + LEAVE_WAIT_MAX;
+        let end = loop {
+            match done.recv_deadline(deadline) {
+                Ok(_) => {} // nobody waits for this piece any more
+                Err(end) => break end,
+            }
+        };
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // a panic has been told, and its piece is missing
+            if end == RecvTimeoutError::Disconnected || thread.is_finished() {
+                let _ = thread.join(); // a panic has been told, and its piece is missing
+            }
         }
     }
 }
