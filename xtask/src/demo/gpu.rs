@@ -29,7 +29,7 @@ const LAYOUT: [&str; 2] = [
     "kfd render:0 render:1 vram:0:4M vram:1:8M gtt:1:1M queue:0:256K queue:1:256K",
 ];
 /// The second machine: its seed, ids and minors differ; RESUME takes a while.
-const RESUME_MS: u64 = 150;
+const RESUME_MS: u64 = 60;
 const ELSEWHERE: [&str; 8] = [
     "--seed",
     "7",
@@ -38,7 +38,7 @@ const ELSEWHERE: [&str; 8] = [
     "--minors",
     "133,131",
     "--fault",
-    "CRIU_RESUME=150ms",
+    "CRIU_RESUME=60ms",
 ];
 
 type Result<T> = std::result::Result<T, String>;
