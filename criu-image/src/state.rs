@@ -79,12 +79,12 @@ impl Names {
         let mut names = Self::default();
         let gpu = &checkpoint.gpu;
         for node in gpu.renders.values() {
-            // Only a process's own ids are kept. Without one a GPU is the n-th that has a file: which
+            // Only a process's own ids are kept. Without one a GPU is the n-th with a file: which
             // of those that are alike it becomes is nobody's matter.
             let place = names.gpus.len() as u32;
             names.gpus.entry(node.drm_render_minor).or_insert(place);
         }
-        // The driver restores no ids to a process without buffers: those of the host are what it has.
+        // The driver restores no ids to a process without buffers: it has those of the host.
         for kfd in gpu.kfds.values().filter(|kfd| !kfd.entry.bo_entries.is_empty()) {
             for device in kfd.entry.device_entries.iter().filter(|device| device.gpu_id != 0) {
                 names.gpus.insert(device.drm_render_minor, device.gpu_id);

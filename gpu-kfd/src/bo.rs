@@ -163,9 +163,9 @@ impl BoMapping {
         Err(BoError::Bounds { offset_bytes, len_bytes: 8, size_bytes: self.size_bytes() })
     }
 
-    /// Takes the page faults of a range all at once instead of one by one while it is written. A hint:
-    /// a driver that maps whole buffers needs none and refuses it, and an older kernel (5.14 has
-    /// `MADV_POPULATE_WRITE`) does not know it; then nothing happens.
+    /// Takes the page faults of a range all at once, instead of one by one while it is written. It
+    /// is a hint: a driver that maps whole buffers needs none and refuses it, and a kernel before
+    /// 5.14 does not know it (`MADV_POPULATE_WRITE`); then nothing happens.
     pub fn populate(&self, offset_bytes: u64, len_bytes: u64) {
         let len = len_bytes.min(self.size_bytes().saturating_sub(offset_bytes)) as usize;
         let _ = self.memory.advise_range(Advice::PopulateWrite, offset_bytes as usize, len);

@@ -1,5 +1,5 @@
-//! `bench gpu`: how fast contents of buffers come back, how much two processes at once gain, whether a
-//! device file costs the same in a large tree, and whether memory grows with VRAM.
+//! `bench gpu`: how fast contents of buffers come back, how much two processes at once gain,
+//! whether a device file costs the same in a large tree, and whether memory grows with VRAM.
 //!
 //! Everything runs on emulated nodes: a tree is dumped on one, and on a second one it is restored
 //! again and again, in turn with the peer: plain parallel copies of as many bytes into new

@@ -30,16 +30,8 @@ const LAYOUT: [&str; 2] = [
 ];
 /// The second machine: its seed, ids and minors differ; RESUME takes a while.
 const RESUME_MS: u64 = 60;
-const ELSEWHERE: [&str; 8] = [
-    "--seed",
-    "7",
-    "--gpu-ids",
-    "4711,4712",
-    "--minors",
-    "133,131",
-    "--fault",
-    "CRIU_RESUME=60ms",
-];
+const ELSEWHERE: [&str; 8] =
+    ["--seed", "7", "--gpu-ids", "4711,4712", "--minors", "133,131", "--fault", "CRIU_RESUME=60ms"];
 
 type Result<T> = std::result::Result<T, String>;
 

@@ -29,7 +29,8 @@ pub(in crate::engine) struct Copiers {
 }
 
 impl Copiers {
-    /// Starts as many as there are processors, or as workers if that is less, with thread ids that the tree does not need.
+    /// Starts as many as there are processors, or as workers if that is less, with thread ids that
+    /// the tree does not need.
     pub(in crate::engine) fn start(plan: &RestorePlan, first: usize) -> Result<Self, RestoreError> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(COPIERS_MAX);
         let count = match plan.options.workers_max {
@@ -102,7 +103,7 @@ impl Copiers {
 }
 
 impl Drop for Copiers {
-    /// Each ends with the piece that it has in hand. One that a driver does not let go on is left to
+    /// Each ends with the piece that it has in hand. One that a driver holds up is left to
     /// end with its call.
     fn drop(&mut self) {
         let Some((jobs, done)) = self.queue.take() else { return };

@@ -188,8 +188,8 @@ impl Copier {
     }
 }
 
-/// Some bytes of an image from an offset on, at least one: of a block that has been compared with the
-/// manifest, where there is one.
+/// Some bytes of an image from an offset on, at least one: of a block that has been compared with
+/// the manifest, where there is one.
 fn next_bytes<'a>(
     raw: &'a mut RawImage,
     chunk: &'a mut Vec<u8>,
