@@ -89,7 +89,7 @@ pub(crate) fn plan(
     }
     let gpus = GpuPlan::new(checkpoint, host, options, refusals)?;
     let layout = Layout::new(checkpoint, refusals);
-    let mut sharing = Sharing::new(checkpoint, &layout, refusals);
+    let mut sharing = Sharing::new(checkpoint, &gpus, &layout, refusals);
     let builder = work::Builder { checkpoint, gpus: &gpus, layout: &layout, sharing: &sharing };
     for (index, placed) in layout.steps.iter().enumerate() {
         match builder.step(placed, StepId(index)) {
