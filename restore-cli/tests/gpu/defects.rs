@@ -172,6 +172,26 @@ fn host_with_another_number_of_gpus_is_refused() {
     check("host_with_another_number_of_gpus_is_refused", nodes, &layout);
 }
 
+/// Upstream: its own choice is all that there is.
+#[test]
+fn gpus_cannot_be_chosen() {
+    live_node("defects::gpus_cannot_be_chosen", |dir| {
+        let layout = ["kfd render:0 vram:0:64K gem:0:8K queue:0:8K"];
+        let tree = Tree::new(dir, "--gpus 1 --gpu-ids 4711", &layout);
+        let before = tree.dump();
+        for (id, minor) in [(71, 128), (72, 129), (73, 130)] {
+            let map = format!("4711={id}");
+            let came = tree.restore("--gpus 3 --gpu-ids 71,72,73", &["--gpu-map", &map]);
+            assert_good(&came);
+            assert_same(&before, &came.answers);
+            let file = &came.answers[0]["descriptors"]["4"];
+            assert_eq!(*file, format!("/dev/dri/renderD{minor}"), "{:?}", came.answers);
+        }
+        let came = tree.restore("--gpus 3 --gpu-ids 71,72,73", &["--gpu-map", "4711=74"]);
+        assert_eq!((came.code, came.left.len()), (4, 0), "{came:?}");
+    });
+}
+
 // Section: dumps that fail, or harm the program.
 
 /// Upstream: "Failed to find valid gpu_id for the device = 0".
@@ -255,7 +275,8 @@ fn restored_programs_have_more_descriptors() {
     });
 }
 
-/// Upstream: a second checkpoint of what was restored where GPUs have other ids ends criu by SIGSEGV.
+/// Upstream: a second checkpoint of what was restored where GPUs have other ids ends criu by
+/// SIGSEGV.
 #[test]
 fn second_dump_where_gpu_ids_differ_crashes() {
     live_node("defects::second_dump_where_gpu_ids_differ_crashes", |dir| {

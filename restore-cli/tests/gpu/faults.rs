@@ -62,7 +62,7 @@ const ERRNOS: &[(&str, &[&str])] = &[
 /// What is made again until it succeeds: both drivers mean it so.
 const REPEATED: [&str; 2] = ["EINTR", "EAGAIN"];
 
-/// Failures that need not fail the whole: it ends well in fact, or is refused or fails with a reason.
+/// Failures that need not fail the whole: it ends well in fact, is refused, or fails with a reason.
 const HARMLESS: &[(&str, &str)] = &[
     // The answer for a buffer that the host must not map: a copy engine copies it then, and what
     // had it mapped is refused.
