@@ -342,7 +342,8 @@ fn carry_out(
     if let Some(here) = &plan.vdso {
         memory::vdso::check(&plan.processes, here, &plan.images)?;
     }
-    let RestorePlan { mut processes, files, region_base, slots, fds_end, options, .. } = plan;
+    let RestorePlan { mut processes, files, region_base, slots, fds_end, options, hsakmt, .. } =
+        plan;
     let step_targets = step_targets(&processes);
     let with_state = processes.iter().filter(|process| process.has_gpu_state());
     let with_state: Vec<i32> = with_state.map(|process| process.pid).collect();
@@ -353,6 +354,7 @@ fn carry_out(
         stage: Stage::Create,
         source,
     })?;
+    let shared = devices::hsakmt::Made::prepare(hsakmt)?;
     let mut files = files.open(&host.images)?;
     let service = Service::lift(&files, fds_end)?;
     observe(Event::Prepared { workers, objects: service.objects.len() });
@@ -391,6 +393,7 @@ fn carry_out(
     brood.release();
     drop(guard); // the moment from which the tree lives, whatever becomes of us
     files.finish();
+    shared.keep();
     Ok(Restored { root, root_pidfd })
 }
 

@@ -237,6 +237,7 @@ pub struct RestorePlan {
     pub(crate) vdso: Option<crate::host::Vdso>,
     pub(crate) images: ImageDir,
     pub(crate) outline: Outline,
+    pub(crate) hsakmt: Option<devices::HsakmtShared>,
 }
 
 impl RestorePlan {
@@ -278,7 +279,7 @@ impl RestorePlan {
             return Err(PlanError::Refused(refusals));
         };
         let images = checkpoint.images.clone();
-        let outline = devices.outline;
+        let (outline, hsakmt) = (devices.outline, devices.hsakmt);
         Scheduler::new(&outline, options.schedule.clone())?;
         let mut parts = memories.into_iter().zip(epolls).zip(devices.processes);
         let mut kinds: Vec<Option<Kind>> = Vec::new();
@@ -298,7 +299,8 @@ impl RestorePlan {
                 born_full: false,
             })
             .collect();
-        Self::assemble(processes, files, host, options, images, outline)
+        let plan = Self::assemble(processes, files, host, options, images, outline)?;
+        Ok(Self { hsakmt, ..plan })
     }
 
     fn assemble(
@@ -345,6 +347,7 @@ impl RestorePlan {
             vdso,
             images,
             outline,
+            hsakmt: None,
         })
     }
 

@@ -7,6 +7,7 @@
 
 pub(super) mod copiers;
 pub(super) mod copy;
+pub(super) mod hsakmt;
 mod kfd;
 mod render;
 pub(super) mod sabotage;

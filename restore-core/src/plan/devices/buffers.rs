@@ -1,12 +1,15 @@
 //! Which buffers are the same memory, and who makes each.
 //!
-//! Our own image says it (`thaw-gpu.img`). Without it there are handle numbers, which say little:
-//! what is taken for granted then is noted as an assumption.
+//! Our own image says it (`thaw-gpu.img`). Without it offsets do, which every buffer has that can
+//! be mapped; handle numbers and what upstream says of imports do not. What is taken for granted
+//! beyond that is noted as an assumption.
 
 use std::collections::BTreeMap;
 
 use criu_image::{Checkpoint, FileId};
+use gpu_kfd::uapi::kfd::alloc;
 
+use super::gpus::GpuPlan;
 use super::layout::Layout;
 use super::place_of;
 use super::work::BufferKey;
@@ -28,6 +31,7 @@ pub(super) struct Sharing {
 impl Sharing {
     pub(super) fn new(
         checkpoint: &Checkpoint,
+        gpus: &GpuPlan,
         layout: &Layout,
         refusals: &mut Vec<Refusal>,
     ) -> Self {
@@ -41,7 +45,7 @@ impl Sharing {
                     }
                 }
             }
-            None => sharing.by_handles(checkpoint, layout, refusals),
+            None => sharing.by_offsets(checkpoint, gpus, layout, refusals),
         }
         sharing.choose_makers(checkpoint, layout, refusals);
         sharing
@@ -62,86 +66,90 @@ impl Sharing {
         self.imports.get(&file).map_or(&[], Vec::as_slice)
     }
 
-    fn by_handles(
+    /// Where a buffer was mapped from tells what it is: an object of a GPU has one offset, whatever
+    /// files and processes have it (`drm_vma_offset_manager`, Linux 6.18), the KFD's as well.
+    fn by_offsets(
         &mut self,
         checkpoint: &Checkpoint,
+        gpus: &GpuPlan,
         layout: &Layout,
         refusals: &mut Vec<Refusal>,
     ) {
-        let candidates = self.own_buffers(checkpoint);
-        for placed in layout.steps.iter().filter(|placed| !placed.received) {
-            let file = placed.file;
-            if let Some(node) = checkpoint.gpu.renders.get(&file) {
-                for (index, bo) in node.bo_entries.iter().enumerate() {
-                    if bo.is_import == 0 {
-                        continue;
-                    }
-                    let key = BufferKey { file, index };
-                    let like = |it: &&Candidate| it.handle == bo.handle && it.size == bo.size;
-                    if let Some(found) = candidates.iter().find(like) {
-                        self.objects.insert(key, found.object);
-                        self.assume_shared(checkpoint, key, bo.handle, found.key);
-                    } else {
-                        // Its contents are checked to be there when it is planned as a buffer.
-                        self.objects.insert(key, self.objects.len() as u64 + 1);
-                        self.assumptions.push(format!(
-                            "buffer {} of {} is taken for one of its own, though its image says \
-                             that it was imported",
-                            bo.handle,
-                            place_of(checkpoint, file)
-                        ));
-                    }
-                }
-            }
-            if let Some(node) = checkpoint.gpu.dmabufs.get(&file) {
-                let key = BufferKey { file, index: 0 };
-                let Some(found) = candidates.iter().find(|it| it.handle == node.gem_handle) else {
-                    let what = format!("dma-buf of buffer {}, which no file has", node.gem_handle);
-                    refusals.push(Refusal::of_tree(what, place_of(checkpoint, file)));
-                    continue;
-                };
-                self.objects.insert(key, found.object);
-                self.assume_shared(checkpoint, key, node.gem_handle, found.key);
-            }
-        }
-    }
-
-    /// Every buffer that is not said to be an import, with a number of its own.
-    fn own_buffers(&mut self, checkpoint: &Checkpoint) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        let mut add = |key, handle, size| {
-            let object = candidates.len() as u64 + 1;
-            self.objects.insert(key, object);
-            candidates.push(Candidate { key, handle, size, object });
-        };
+        let mut at: BTreeMap<(u32, u64), u64> = BTreeMap::new();
         for (&file, kfd) in &checkpoint.gpu.kfds {
             for (index, bo) in kfd.entry.bo_entries.iter().enumerate() {
-                add(BufferKey { file, index }, bo.handle, bo.size);
+                let is_memory = bo.alloc_flags & (alloc::DOORBELL | alloc::MMIO_REMAP) == 0;
+                let minor = gpus.minor_of(file, bo.gpu_id).filter(|_| is_memory);
+                self.number(BufferKey { file, index }, minor, bo.offset, &mut at);
             }
         }
         for (&file, node) in &checkpoint.gpu.renders {
-            for (index, bo) in node.bo_entries.iter().enumerate().filter(|(_, b)| b.is_import == 0)
-            {
-                add(BufferKey { file, index }, bo.handle, bo.size);
+            for (index, bo) in node.bo_entries.iter().enumerate() {
+                let known = at.len();
+                let minor = Some(node.drm_render_minor);
+                self.number(BufferKey { file, index }, minor, bo.offset, &mut at);
+                if bo.is_import != 0 && (at.len() > known || bo.offset == 0) {
+                    self.assumptions.push(format!(
+                        "buffer {} of {} is one of its own, though its image says that it was \
+                         imported: nothing else of the tree is the same memory",
+                        bo.handle,
+                        place_of(checkpoint, file)
+                    ));
+                }
             }
         }
-        candidates.retain(|candidate| candidate.handle != NO_HANDLE);
-        candidates
+        for placed in layout.steps.iter().filter(|placed| !placed.received) {
+            if let Some(node) = checkpoint.gpu.dmabufs.get(&placed.file) {
+                let key = BufferKey { file: placed.file, index: 0 };
+                match self.with_handle(checkpoint, layout, node.gem_handle) {
+                    Some(object) => {
+                        self.objects.insert(key, object);
+                        self.assume_dmabuf(checkpoint, placed.file, node.gem_handle);
+                    }
+                    None => {
+                        let what =
+                            format!("dma-buf of buffer {}, which no file has", node.gem_handle);
+                        refusals.push(Refusal::of_tree(what, place_of(checkpoint, placed.file)));
+                    }
+                }
+            }
+        }
     }
 
-    fn assume_shared(
+    /// Gives a buffer the number of what was mapped from its offset, or a new one.
+    fn number(
         &mut self,
-        checkpoint: &Checkpoint,
         key: BufferKey,
-        handle: u32,
-        with: BufferKey,
+        minor: Option<u32>,
+        offset_bytes: u64,
+        at: &mut BTreeMap<(u32, u64), u64>,
     ) {
+        let fresh = self.objects.len() as u64 + 1;
+        let object = match minor {
+            // What cannot be mapped has no offset.
+            Some(minor) if offset_bytes != 0 => *at.entry((minor, offset_bytes)).or_insert(fresh),
+            _ => fresh,
+        };
+        self.objects.insert(key, object);
+    }
+
+    /// The memory of the first buffer with a handle, in the order of steps.
+    fn with_handle(&self, checkpoint: &Checkpoint, layout: &Layout, handle: u32) -> Option<u64> {
+        layout.steps.iter().filter(|placed| !placed.received).find_map(|placed| {
+            let file = placed.file;
+            let kfd = checkpoint.gpu.kfds.get(&file).map(|kfd| &kfd.entry.bo_entries);
+            let kfd = kfd.and_then(|bos| bos.iter().position(|bo| bo.handle == handle));
+            let gem = checkpoint.gpu.renders.get(&file).map(|node| &node.bo_entries);
+            let gem = gem.and_then(|bos| bos.iter().position(|bo| bo.handle == handle));
+            let index = gem.or(kfd.filter(|_| handle != NO_HANDLE))?;
+            Some(self.object(BufferKey { file, index }))
+        })
+    }
+
+    fn assume_dmabuf(&mut self, checkpoint: &Checkpoint, file: FileId, handle: u32) {
         self.assumptions.push(format!(
-            "buffer {handle} of {} is the same memory as buffer {} of {}: the images only have \
-             handle numbers",
-            place_of(checkpoint, key.file),
-            with.index,
-            place_of(checkpoint, with.file)
+            "{} is of the first buffer with handle {handle}: its image has no more than that",
+            place_of(checkpoint, file)
         ));
     }
 
@@ -212,11 +220,4 @@ impl Sharing {
                 .with_help("dump the process that exported it in the same tree")
         })
     }
-}
-
-struct Candidate {
-    key: BufferKey,
-    handle: u32,
-    size: u64,
-    object: u64,
 }

@@ -35,6 +35,26 @@ use crate::refusal::Refusal;
 use buffers::Sharing;
 use layout::{Layout, Placed};
 
+/// What libhsakmt shared on the machine of the dump (`criu_kfd.shared_mem_size` and `_magic`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HsakmtShared {
+    pub(crate) size_bytes: u64,
+    pub(crate) magic: u32,
+}
+
+/// Most bytes of it that are made; the library's own is a few words.
+const SHARED_BYTES_MAX: u64 = 1 << 20;
+
+impl HsakmtShared {
+    fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let kfds = checkpoint.gpu.kfds.values().map(|kfd| &kfd.entry);
+        let all = kfds.map(|kfd| (kfd.shared_mem_size, kfd.shared_mem_magic));
+        let (size_bytes, magic) = all.max()?;
+        let sane = (4..=SHARED_BYTES_MAX).contains(&size_bytes);
+        sane.then_some(Self { size_bytes, magic })
+    }
+}
+
 /// What is planned for the device files of a whole tree.
 #[derive(Debug, Default)]
 pub(crate) struct DevicesPlan {
@@ -44,6 +64,7 @@ pub(crate) struct DevicesPlan {
     pub(crate) map: DeviceMap,
     /// Steps and edges as values to look at.
     pub(crate) outline: Outline,
+    pub(crate) hsakmt: Option<HsakmtShared>,
 }
 
 /// Plans all device files. What stands against it goes to `refusals`.
@@ -68,7 +89,7 @@ pub(crate) fn plan(
     }
     let gpus = GpuPlan::new(checkpoint, host, options, refusals)?;
     let layout = Layout::new(checkpoint, refusals);
-    let mut sharing = Sharing::new(checkpoint, &layout, refusals);
+    let mut sharing = Sharing::new(checkpoint, &gpus, &layout, refusals);
     let builder = work::Builder { checkpoint, gpus: &gpus, layout: &layout, sharing: &sharing };
     for (index, placed) in layout.steps.iter().enumerate() {
         match builder.step(placed, StepId(index)) {
@@ -85,6 +106,7 @@ pub(crate) fn plan(
         gpu_bytes(&mut plan.outline);
     }
     plan.map = DeviceMap::new(checkpoint, &gpus, &layout, &plan.processes);
+    plan.hsakmt = HsakmtShared::of(checkpoint);
     plan.outline.gpus = gpus.pairs();
     let mut assumptions = gpus.assumptions.clone();
     assumptions.append(&mut sharing.assumptions);

@@ -229,17 +229,24 @@ fn buffer_that_the_child_imports_is_an_edge_from_the_step_that_makes_it() {
 }
 
 #[test]
-fn without_our_image_handle_numbers_are_believed_and_it_is_said() {
+fn without_our_image_offsets_tell_what_is_shared() {
     let mut checkpoint = two_processes();
-    for (pid, id) in [(PARENT, 90), (CHILD, 91)] {
+    let at = |offset, handle, is_import| DrmBoEntry { offset, ..gem(handle, is_import) };
+    for (pid, id, bos) in [
+        (PARENT, 90, vec![at(0x10_0000, 1, 0), at(0x20_0000, 2, 0)]),
+        // The first is said to be an import, for its handle is known; the second is one.
+        (CHILD, 91, vec![at(0x30_0000, 1, 1), at(0x20_0000, 5, 0)]),
+    ] {
         add(&mut checkpoint, pid, id, 60);
-        let node = render(id, vec![gem(77, (pid == CHILD).into())]);
-        checkpoint.gpu.renders.insert(FileId(id), node);
+        checkpoint.gpu.renders.insert(FileId(id), render(id, bos));
     }
     let plan = good(&checkpoint, &host(&checkpoint, &HERE));
     assert_eq!(plan.outline.edges.len(), 1);
+    let Work::Render(work) = &plan.processes[1][3].work else { panic!("a render node") };
+    assert!(matches!(work.buffers[0].source, GemSource::Make { .. }), "an alias by its handle");
+    assert!(matches!(work.buffers[1].source, GemSource::Import(_)));
     let said = &plan.outline.assumptions;
-    assert!(said.len() == 1 && said[0].contains("buffer 77 of amdgpu-renderD-91.img"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("buffer 1 of amdgpu-renderD-91.img"), "{said:?}");
 }
 
 #[test]
