@@ -252,8 +252,7 @@ fn share(random: &mut Random, processes: &mut [Making]) {
         // Each buffer goes by one name.
         processes[from].buffers[buffer].is_mapped = false;
         let _ = write!(processes[from].words, "export:{buffer}:n{number} ");
-        for to in 0..processes.len() {
-            let process = &mut processes[to];
+        for (to, process) in processes.iter().enumerate() {
             let own = (process.inherited..process.renders.len())
                 .find(|&file| process.renders[file] == gpu);
             if to == from || random.once_in(3) {
