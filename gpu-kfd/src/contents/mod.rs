@@ -4,7 +4,8 @@
 //! memory, and VRAM if all of it lies in the PCI window ([`host_sees_vram`]). Reading VRAM through
 //! the window is slow on real GPUs (uncached), writing is not. [`SdmaEngine::attach`] gives
 //! [`SdmaContents`], for any memory: the GPU's copy engine moves it through a buffer of ours.
-//! [`ContentsAccess`] chooses between them. All work on a dma-buf, which is what the driver gives for a buffer that is saved or restored.
+//! [`ContentsAccess`] chooses between them. All work on a dma-buf, which is what the driver gives
+//! for a buffer that is saved or restored.
 
 mod access;
 mod host;

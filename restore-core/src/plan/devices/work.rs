@@ -359,8 +359,8 @@ impl Builder<'_> {
         self.checkpoint.other.iter().any(|other| other.file == *name)
     }
 
-    /// Whether the KFD had the file's GPU address space, but no buffer in it. The driver restores no
-    /// state without a buffer; the address space is all there was.
+    /// Whether the KFD had the file's GPU address space, but no buffer in it. The driver restores
+    /// no state without a buffer; the address space is all there was.
     fn is_acquired(&self, placed: &Placed) -> bool {
         let mut kfds = self.layout.of(placed.process).filter(|it| it.kind == StepKind::Kfd);
         let Some(state) = &self.checkpoint.gpu.state else { return false };
