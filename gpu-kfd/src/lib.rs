@@ -54,8 +54,8 @@ mod topology;
 pub use block::{Block, Part};
 pub use bo::{BoError, BoMapping};
 pub use contents::{
-    BOUNCE_BYTES_DEFAULT, BoContents, ContentsError, HostContents, SdmaContents, SdmaEngine,
-    host_sees_vram,
+    BOUNCE_BYTES_DEFAULT, BoContents, ContentsAccess, ContentsError, HostContents, Purpose,
+    SdmaContents, SdmaEngine, host_sees_vram,
 };
 pub use criu::{ProcessInfo, RestoreDevice, RestoredBo, SavedProcess};
 pub use emulated::DeviceKind;

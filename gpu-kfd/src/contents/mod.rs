@@ -3,13 +3,16 @@
 //! [`HostContents`] copies through a mapping. It is the way for memory that the host sees: system
 //! memory, and VRAM if all of it lies in the PCI window ([`host_sees_vram`]). Reading VRAM through
 //! the window is slow on real GPUs (uncached), writing is not. [`SdmaEngine::attach`] gives
-//! [`SdmaContents`], for any memory: the GPU's copy engine moves it through a buffer of ours. Both
-//! work on a dma-buf, which is what the driver gives for a buffer that is saved or restored.
+//! [`SdmaContents`], for any memory: the GPU's copy engine moves it through a buffer of ours.
+//! [`ContentsAccess`] chooses between them. All work on a dma-buf, which is what the driver gives
+//! for a buffer that is saved or restored.
 
+mod access;
 mod host;
 mod packets;
 mod sdma;
 
+pub use access::{ContentsAccess, Purpose};
 pub use host::{HostContents, host_sees_vram};
 pub use sdma::{BOUNCE_BYTES_DEFAULT, SdmaContents, SdmaEngine};
 

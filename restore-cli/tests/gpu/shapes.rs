@@ -284,3 +284,13 @@ fn ten_times_there_and_back() {
         }
     });
 }
+
+/// The driver restores no state without a buffer: the address space is given to it again.
+#[test]
+fn kfd_with_an_address_space_and_no_buffer() {
+    check(
+        "kfd_with_an_address_space_and_no_buffer",
+        (HERE, "--gpus 2 --minors 150,141"),
+        &[("address-space-only", &["kfd render:0 vm:0 render:1 vm:1"])],
+    );
+}

@@ -3,14 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gpu_kfd::{
-    BoContents, ContentsError, DeviceError, HostContents, RenderNode, SdmaEngine, host_sees_vram,
-};
-use nix::errno::Errno;
+use gpu_kfd::{ContentsAccess, ContentsError, Purpose};
 
 use super::super::DumpError;
 use super::super::staging::Folder;
@@ -101,22 +97,8 @@ fn in_turns(images: Vec<Image<'_>>) -> Vec<Image<'_>> {
 /// What one thread has open.
 #[derive(Default)]
 struct Copier {
-    gpus: BTreeMap<u32, Gpu>,
+    gpus: BTreeMap<u32, ContentsAccess>,
     piece: Vec<u8>,
-}
-
-/// A GPU as this process reaches it.
-struct Gpu {
-    node: RenderNode,
-    host_sees_vram: bool,
-    engine: Engine,
-}
-
-/// A GPU's copy engine.
-enum Engine {
-    Unasked,
-    Absent,
-    Ready(Box<SdmaEngine>),
 }
 
 impl Copier {
@@ -132,12 +114,14 @@ impl Copier {
             Entry::Occupied(gpu) => gpu.into_mut(),
             Entry::Vacant(place) => {
                 steps.next("open a render node to copy from")?;
-                place.insert(Gpu::open(image.minor).map_err(fail)?)
+                place.insert(ContentsAccess::open(image.minor, PIECE_BYTES).map_err(fail)?)
             }
         };
         for part in &image.parts {
             steps.next("reach the contents of a buffer")?;
-            let mut contents = gpu.reach(part, image.minor).map_err(fail)?;
+            let dmabuf = part.dmabuf.as_fd();
+            let contents = gpu.reach(dmabuf, !part.is_vram, Purpose::Read);
+            let mut contents = contents.map_err(fail)?;
             let mut at = 0;
             while at < part.size_bytes {
                 steps.next("copy contents of a buffer")?;
@@ -149,58 +133,6 @@ impl Copier {
             }
         }
         folder.finish_as(staged, &image.also)
-    }
-}
-
-impl Gpu {
-    fn open(minor: u32) -> Result<Self, ContentsError> {
-        let mut node = RenderNode::open(minor)?;
-        let host_sees_vram = host_sees_vram(&mut node)?;
-        Ok(Self { node, host_sees_vram, engine: Engine::Unasked })
-    }
-
-    /// System memory through a mapping. Memory of the GPU by its copy engine: the host would read
-    /// it over the bus uncached, a hundred times slower. Where there is no engine, or the host must
-    /// not see a buffer, the other way.
-    fn reach(
-        &mut self,
-        part: &Part<'_>,
-        minor: u32,
-    ) -> Result<Box<dyn BoContents + '_>, ContentsError> {
-        let dmabuf = part.dmabuf.as_fd();
-        let Self { node, host_sees_vram, engine } = self;
-        if part.is_vram {
-            let is_absent = matches!(engine.of(minor)?, Engine::Absent);
-            if is_absent && *host_sees_vram {
-                return Ok(Box::new(HostContents::map(node, dmabuf, NonZeroUsize::MIN)?));
-            }
-        } else {
-            match HostContents::map(node, dmabuf, NonZeroUsize::MIN) {
-                Ok(mapped) => return Ok(Box::new(mapped)),
-                Err(ContentsError::Device(DeviceError::Refused {
-                    errno: Errno::EPERM, ..
-                })) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        match engine.of(minor)? {
-            Engine::Ready(engine) => Ok(Box::new(engine.attach(dmabuf)?)),
-            _ => Err(ContentsError::NoEngine { path: format!("/dev/dri/renderD{minor}").into() }),
-        }
-    }
-}
-
-impl Engine {
-    /// The engine of a GPU, which is looked for once.
-    fn of(&mut self, minor: u32) -> Result<&mut Self, ContentsError> {
-        if matches!(self, Self::Unasked) {
-            *self = match SdmaEngine::new(RenderNode::open(minor)?, PIECE_BYTES) {
-                Ok(engine) => Self::Ready(Box::new(engine)),
-                Err(ContentsError::NoEngine { .. }) => Self::Absent,
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(self)
     }
 }
 

@@ -6,17 +6,14 @@
 //! given up.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
 use crossbeam::channel::{Receiver, Sender};
-use gpu_kfd::{
-    BoContents, ContentsError, DeviceError, HostContents, RenderNode, SdmaEngine, host_sees_vram,
-};
-use nix::errno::Errno;
+use gpu_kfd::{ContentsAccess, ContentsError, Purpose};
 
 use crate::contract::{Piece, StepId};
 use crate::engine::now_ns;
@@ -110,17 +107,10 @@ pub(in crate::engine) struct Copier {
     images: ImageDir,
     copy_buffer_bytes: usize,
     verify: bool,
-    gpus: BTreeMap<u32, Gpu>,
+    gpus: BTreeMap<u32, ContentsAccess>,
     image: Option<(String, RawImage)>,
     chunk: Vec<u8>,
     back: Vec<u8>,
-}
-
-/// A GPU as a copier reaches it.
-struct Gpu {
-    node: RenderNode,
-    host_sees_vram: bool,
-    engine: Option<SdmaEngine>,
 }
 
 impl Copier {
@@ -160,12 +150,13 @@ impl Copier {
         let Self { images, copy_buffer_bytes, verify, gpus, image, chunk, back } = self;
         let minor = job.contents.minor;
         let gpu = match gpus.entry(minor) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Gpu::open(minor)?),
+            Entry::Occupied(gpu) => gpu.into_mut(),
+            Entry::Vacant(place) => place.insert(ContentsAccess::open(minor, *copy_buffer_bytes)?),
         };
         let raw = open_image(images, image, &job.contents.image)?;
         let path = || images.path().join(&job.contents.image);
-        let mut buffer = gpu.reach(job, *copy_buffer_bytes)?;
+        let dmabuf = job.dmabuf.as_fd();
+        let mut buffer = gpu.reach(dmabuf, job.contents.in_system, Purpose::Write)?;
         buffer.expect_write(job.offset_bytes, job.contents.len_bytes);
         let mut at = 0;
         while at < job.contents.len_bytes {
@@ -224,38 +215,4 @@ fn open_image<'a>(
         *image = Some((name.to_owned(), raw));
     }
     Ok(&mut image.as_mut().expect("it was just opened").1)
-}
-
-impl Gpu {
-    fn open(minor: u32) -> Result<Self, CopyError> {
-        let mut node = RenderNode::open(minor).map_err(ContentsError::Device)?;
-        let host_sees_vram = host_sees_vram(&mut node).map_err(ContentsError::Device)?;
-        Ok(Self { node, host_sees_vram, engine: None })
-    }
-
-    /// Through a mapping where the host may, by the copy engine else.
-    fn reach(
-        &mut self,
-        job: &CopyJob,
-        bounce_bytes: usize,
-    ) -> Result<Box<dyn BoContents + '_>, CopyError> {
-        let one = NonZeroUsize::MIN;
-        let Self { node, host_sees_vram, engine } = self;
-        if job.contents.in_system || *host_sees_vram {
-            match HostContents::map(node, job.dmabuf.as_fd(), one) {
-                Ok(mapped) => return Ok(Box::new(mapped)),
-                // The program does not let the host see this buffer.
-                Err(ContentsError::Device(DeviceError::Refused {
-                    errno: Errno::EPERM, ..
-                })) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if engine.is_none() {
-            let node = RenderNode::open(job.contents.minor).map_err(ContentsError::Device)?;
-            *engine = Some(SdmaEngine::new(node, bounce_bytes)?);
-        }
-        let engine = engine.as_mut().expect("it was just made");
-        Ok(Box::new(engine.attach(job.dmabuf.as_fd())?))
-    }
 }

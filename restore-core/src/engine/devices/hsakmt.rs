@@ -15,7 +15,7 @@ use crate::plan::devices::HsakmtShared;
 const FOLDER: &str = "/dev/shm";
 const SHARED: &str = "hsakmt_shared_mem";
 const SEMAPHORE: &str = "sem.hsakmt_semaphore";
-/// `sem_t` of the GNU C library on x86-64: the value in the first word, nobody waiting, not private.
+/// `sem_t` of the GNU C library on x86-64: the value in the first word, nobody waits, not private.
 const SEMAPHORE_FREE: [u8; 32] = {
     let mut bytes = [0; 32];
     bytes[0] = 1;

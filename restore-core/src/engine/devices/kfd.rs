@@ -15,6 +15,7 @@ use crate::plan::devices::{BufferKey, KfdState, Through};
 impl Hands<'_> {
     pub(super) fn kfd(&mut self, state: Option<&KfdState>) -> Result<i32, StepError> {
         let number = self.open(Path::new(KFD_PATH))?;
+        self.devices.kfd.get_or_insert(number);
         let Some(state) = state else { return Ok(number) };
         let mut devices = Vec::new();
         for device in &state.devices {

@@ -48,6 +48,8 @@ pub(super) struct Done {
 pub(super) struct Devices {
     /// The number of each file, one of ours.
     files: BTreeMap<FileId, i32>,
+    /// The number of the first `/dev/kfd`.
+    kfd: Option<i32>,
     /// The render node that has the process's address space on a GPU, one of ours.
     compute: BTreeMap<HostGpuId, i32>,
     /// Through which number and from which offset a buffer is mapped.

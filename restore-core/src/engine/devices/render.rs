@@ -5,9 +5,10 @@
 //! `GEM_CHANGE_HANDLE`; it has been switched off in newer kernels.)
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use gpu_kfd::uapi::amdgpu::{GemCreateIn, GemVa, GemVmEntry, domain, va_op};
-use gpu_kfd::{DeviceError, RenderNode};
+use gpu_kfd::{DeviceError, FileNumber, KFD_PATH, KfdFd, RenderNode};
 use nix::errno::Errno;
 
 use super::copy::CopyJob;
@@ -27,6 +28,11 @@ impl Hands<'_> {
             Some(number) => number,
             None => self.open(&render_path(work.minor))?,
         };
+        if let (Some(gpu), Some(kfd)) = (work.acquire, self.devices.kfd) {
+            // Before any buffer: the driver takes an address space that is empty.
+            let mut kfd = KfdFd::of(self.file(kfd, Path::new(KFD_PATH)));
+            kfd.acquire_vm(gpu.0, FileNumber(number))?;
+        }
         let mut fillers = Vec::new();
         let mut free = 1;
         for buffer in &work.buffers {

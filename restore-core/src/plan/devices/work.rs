@@ -115,6 +115,8 @@ pub(crate) struct RenderWork {
     pub(crate) minor: u32,
     /// It has the process's address space on this GPU: the file that the KFD step has opened.
     pub(crate) compute: Option<HostGpuId>,
+    /// The same where the KFD has no state to restore: its address space is given to the KFD.
+    pub(crate) acquire: Option<HostGpuId>,
     /// By ascending handle.
     pub(crate) buffers: Vec<GemBuffer>,
 }
@@ -304,7 +306,9 @@ impl Builder<'_> {
             GemSource::Import(_) => &None,
         }));
         let compute = self.is_compute(placed, node).then_some(place.here);
-        Ok(Work::Render(Box::new(RenderWork { minor: place.minor, compute, buffers })))
+        let acquire = self.is_acquired(placed).then_some(place.here);
+        let work = RenderWork { minor: place.minor, compute, acquire, buffers };
+        Ok(Work::Render(Box::new(work)))
     }
 
     fn gem_buffer(
@@ -353,6 +357,18 @@ impl Builder<'_> {
 
     fn has_image(&self, name: &str) -> bool {
         self.checkpoint.other.iter().any(|other| other.file == *name)
+    }
+
+    /// Whether the KFD had the file's GPU address space, but no buffer in it. The driver restores
+    /// no state without a buffer; the address space is all there was.
+    fn is_acquired(&self, placed: &Placed) -> bool {
+        let mut kfds = self.layout.of(placed.process).filter(|it| it.kind == StepKind::Kfd);
+        let Some(state) = &self.checkpoint.gpu.state else { return false };
+        let stated = state.files.iter().find(|entry| entry.id == placed.file.0);
+        let is_empty = kfds
+            .next()
+            .is_some_and(|first| self.checkpoint.gpu.kfds[&first.file].entry.bo_entries.is_empty());
+        is_empty && stated.is_some_and(|entry| entry.compute != 0)
     }
 
     /// Whether the file has the GPU address space of its process's KFD state: our own image says
