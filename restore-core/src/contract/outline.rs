@@ -91,8 +91,8 @@ pub struct OutlineProcess {
     pub gpu_bytes: u64,
 }
 
-/// All device steps of a restore. Edges lead from smaller to greater [`StepId`]s of a fixed order
-/// of all steps, so there is no cycle; steps of one process follow each other by `position`.
+/// All device steps of a restore. Steps of one process follow each other by `position`; edges may
+/// lead either way between processes, and a [`Scheduler`](super::Scheduler) refuses a cycle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
     /// Parents before children.
