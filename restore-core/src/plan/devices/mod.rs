@@ -5,9 +5,9 @@
 //! state takes the render nodes' GPU address spaces; then render nodes, then dma-bufs, each by
 //! ascending descriptor; last what another process restores and this one receives. A shared buffer
 //! is made by exactly one step: by the KFD state that has it, or else by the first file in the
-//! order of processes and steps that is no import of another GPU's. Edges of the last kind can close
-//! a cycle (two GPUs that import from each other through one file each); the plan is refused
-//! then, and the steps are named. Pure.
+//! order of processes and steps that has not imported it from another GPU. Edges of the last kind
+//! can close a cycle (two GPUs that import from each other through one file each); the plan is
+//! refused then, and the steps are named. Pure.
 
 mod buffers;
 mod gpus;
