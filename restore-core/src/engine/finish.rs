@@ -7,7 +7,8 @@ use criu_image::Thread;
 use criu_image::record::UserX86RegsEntry;
 
 use super::target::Target;
-use super::{StepError, credentials, threads, xstate};
+use super::threads::xstate;
+use super::{StepError, credentials, threads};
 use crate::plan::Kind;
 use crate::remote::freeze::{Seized, Stopped};
 

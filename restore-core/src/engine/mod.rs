@@ -8,270 +8,44 @@ mod attributes;
 mod credentials;
 mod descriptors;
 mod devices;
+mod error;
 mod finish;
 mod memory;
 mod pool;
+mod service;
 mod signals;
 mod target;
 mod threads;
 mod timers;
 mod worker;
-mod xstate;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_kfd::{DeviceError, KfdFd};
+use gpu_kfd::KfdFd;
 use nix::errno::Errno;
 
 pub use devices::copy::CopyError;
 #[doc(hidden)]
 pub use devices::sabotage::Sabotage;
+pub use error::{Failure, RestoreError, StepError};
+pub use threads::XstateError;
 pub use worker::Stage;
-pub use xstate::XstateError;
 
-use crate::contract::{ScheduleError, StepId, TraceEvent, TraceStage};
-use crate::files::{FilesError, ObjectKey, OpenedFiles};
+use crate::contract::{StepId, TraceEvent, TraceStage};
 use crate::plan::{Kind, ProcessPlan, RestorePlan, Role};
-use crate::remote::freeze::FreezeError;
 use crate::remote::region::{Region, Slot};
-use crate::remote::ring::CallError;
 pub use crate::remote::spawn::GuardError;
 use crate::remote::spawn::{Brood, Guard, leave_rseq, spawn_root, swap_signal_mask};
 use pool::Pool;
-use target::{Child, Source, Sources, Target};
+use service::Service;
+use target::{Child, Target};
 use worker::Surroundings;
 
 /// How long killed processes may take to be gone: the kernel frees their memory first.
 const REAP_WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// Why one step of one process failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// A system call made by the process.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// Its final state could not be set.
-    #[error(transparent)]
-    Freeze(#[from] FreezeError),
-    /// A child that was just made cannot be referred to.
-    #[error("cannot open a pidfd of new process {pid}: {errno}")]
-    Pidfd {
-        /// The child.
-        pid: i32,
-        /// The kernel's error.
-        errno: Errno,
-    },
-    /// A pages image cannot be read, or is not as the dump wrote it.
-    #[error("cannot read {}", path.display())]
-    PagesFile {
-        /// The image.
-        path: PathBuf,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// Memory contents could not be written.
-    #[error("cannot write memory of process {pid} at {address:#x}: {errno}")]
-    Fill {
-        /// The process.
-        pid: i32,
-        /// Where the transfer began.
-        address: u64,
-        /// The kernel's error; `EFAULT` also means that the pages image is too short.
-        errno: Errno,
-    },
-    /// A zombie or helper did not end.
-    #[error("process {pid} did not end within {seconds} s")]
-    NotEnded {
-        /// The process.
-        pid: i32,
-        /// The limit.
-        seconds: u64,
-    },
-    /// A POSIX timer id could not be had.
-    #[error("process {pid} cannot have a timer with id {id}")]
-    TimerId {
-        /// The process.
-        pid: i32,
-        /// The id.
-        id: u32,
-    },
-    /// `oom_score_adj` could not be set.
-    #[error(
-        "cannot set oom_score_adj of process {pid} to {wanted} (lowering needs CAP_SYS_RESOURCE)"
-    )]
-    OomScore {
-        /// The process.
-        pid: i32,
-        /// The value.
-        wanted: i32,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// Vector state does not fit this processor.
-    #[error("thread {tid}")]
-    Xstate {
-        /// The thread.
-        tid: i32,
-        /// Why.
-        source: XstateError,
-    },
-    /// A device call.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The driver gave a buffer another handle than it had.
-    #[error("{} gave a buffer handle {got}, it had {wanted}", path.display())]
-    Handle {
-        /// The render node.
-        path: PathBuf,
-        /// As it was.
-        wanted: u32,
-        /// As it would be.
-        got: u32,
-    },
-    /// A mapping shows a buffer that the driver does not let a process map.
-    #[error(
-        "the driver lets nobody map the buffer at {address:#x} of process {pid} (GEM_MMAP: EPERM)"
-    )]
-    NotShown {
-        /// The process.
-        pid: i32,
-        /// Where it was mapped.
-        address: u64,
-    },
-    /// A descriptor could not be copied.
-    #[error("cannot copy a descriptor (see RLIMIT_NOFILE)")]
-    Duplicate {
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// The stop of a process that was stopped could not be queued.
-    #[error("cannot stop process {pid}: {errno}")]
-    Stop {
-        /// The process.
-        pid: i32,
-        /// The kernel's error.
-        errno: Errno,
-    },
-}
-
-/// Why a restore failed. Everything was undone unless [`Failure::left`] says otherwise.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// A step of one process.
-    #[error("process {pid}, stage {}: {source}", stage.name())]
-    Step {
-        /// The process.
-        pid: i32,
-        /// What was under way.
-        stage: Stage,
-        /// What failed.
-        source: StepError,
-    },
-    /// A device file of one process.
-    #[error("process {pid}, device file {label} ({path}): {source}")]
-    Device {
-        /// The process.
-        pid: i32,
-        /// Which of its steps, as `thaw plan` names it.
-        label: String,
-        /// The device.
-        path: String,
-        /// What failed.
-        source: StepError,
-    },
-    /// The same as a worker sees it: it knows the number of its step, not its name.
-    #[doc(hidden)]
-    #[error("device step {}: {source}", step.0)]
-    DeviceStep {
-        /// The step.
-        step: StepId,
-        /// What failed.
-        source: StepError,
-    },
-    /// The order of device steps is not a legal one; it is checked when the plan is made.
-    #[error(transparent)]
-    Schedule(ScheduleError),
-    /// Contents of buffers.
-    #[error("process {pid}, contents of device file {label}: {source}")]
-    Contents {
-        /// The process.
-        pid: i32,
-        /// The step that made the buffers.
-        label: String,
-        /// What failed.
-        source: CopyError,
-    },
-    /// The GPU queues of a process could not be started again.
-    #[error("process {pid}: its GPU queues cannot be resumed: {source}")]
-    Resume {
-        /// The process.
-        pid: i32,
-        /// The driver's error.
-        source: DeviceError,
-    },
-    /// A device step or a copy did not end in time.
-    #[error("{what} did not end within {seconds} s")]
-    Overdue {
-        /// What was waited for.
-        what: String,
-        /// The limit.
-        seconds: u64,
-    },
-    /// A file, pipe or other shared object.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// An id that a task needs belongs to somebody else.
-    #[error("id {id}, which the tree needs, is in use by another task")]
-    IdTaken {
-        /// The process or thread id.
-        id: i32,
-    },
-    /// The root could not be made.
-    #[error("cannot create process {pid}: {errno} ({help})")]
-    Root {
-        /// The root's pid.
-        pid: i32,
-        /// The kernel's error.
-        errno: Errno,
-        /// What an operator can do.
-        help: &'static str,
-    },
-    /// The restorer itself could not be set up.
-    #[error("{what}: {source}")]
-    Setup {
-        /// What was attempted.
-        what: &'static str,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// A vdso of the checkpoint differs from this kernel's although its size is the same.
-    #[error("the vdso of process {pid} differs from this kernel's at {address:#x}")]
-    Vdso {
-        /// The process.
-        pid: i32,
-        /// First page that differs.
-        address: u64,
-    },
-    /// The guard, which makes the release one moment, could not be started.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    /// A worker ended without a word; a bug.
-    #[error("a worker thread ended unexpectedly")]
-    WorkerLost,
-}
-
-/// A failed restore, and what could not be undone.
-#[derive(Debug)]
-pub struct Failure {
-    /// The first error.
-    pub error: RestoreError,
-    /// Processes that could not be killed and reaped.
-    pub left: Vec<i32>,
-}
 
 /// What a restore reports while it goes on.
 #[derive(Clone, Debug)]
@@ -506,50 +280,6 @@ fn raise_descriptor_limit() -> Result<(), RestoreError> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(setup)?;
     }
     Ok(())
-}
-
-/// The restorer's descriptors that targets inherit, above every number that a target uses.
-struct Service {
-    objects: BTreeMap<ObjectKey, Source>,
-    fds_end: i32,
-    restorer: OwnedFd,
-    /// Keeps the lifted descriptors open until the tree has been made.
-    _lifted: Vec<OwnedFd>,
-}
-
-impl Service {
-    fn lift(files: &OpenedFiles, fds_end: i32) -> Result<Self, RestoreError> {
-        let mut objects = BTreeMap::new();
-        let mut lifted = Vec::new();
-        for (key, fd) in files.inherited() {
-            let up = lift(fd, fds_end)?;
-            objects.insert(key, Source::Inherited(up.as_raw_fd()));
-            lifted.push(up);
-        }
-        objects.extend(files.late().map(|(key, number)| (key, Source::Late(number))));
-        let own =
-            crate::remote::spawn::open_pidfd(nix::unistd::getpid().as_raw()).map_err(|errno| {
-                RestoreError::Setup { what: "open a pidfd of the restorer", source: errno.into() }
-            })?;
-        let restorer = lift(&own, fds_end)?;
-        Ok(Self { objects, fds_end, restorer, _lifted: lifted })
-    }
-
-    fn sources(&self, plan: &ProcessPlan) -> Sources {
-        let objects = plan
-            .objects()
-            .into_iter()
-            .map(|key| (key, *self.objects.get(&key).expect("everything needed was opened")))
-            .collect();
-        Sources { objects, fds_end: self.fds_end, restorer: self.restorer.as_raw_fd() }
-    }
-}
-
-fn lift(fd: &OwnedFd, from: i32) -> Result<OwnedFd, RestoreError> {
-    crate::files::duplicate(fd, from).map_err(|errno| {
-        let what = "open as many files as the tree has (see RLIMIT_NOFILE)";
-        RestoreError::Setup { what, source: errno.into() }
-    })
 }
 
 /// Makes a target of each process and gives it its slots: its threads' and its children's.

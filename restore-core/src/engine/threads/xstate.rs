@@ -52,7 +52,10 @@ pub enum XstateError {
 ///
 /// # Errors
 /// See [`XstateError`].
-pub(super) fn fill(area: &mut [u8], saved: &UserX86FpregsEntry) -> Result<(), XstateError> {
+pub(in crate::engine) fn fill(
+    area: &mut [u8],
+    saved: &UserX86FpregsEntry,
+) -> Result<(), XstateError> {
     legacy(area, saved)?;
     let Some(xsave) = &saved.xsave else {
         if area.len() >= EXTENDED {

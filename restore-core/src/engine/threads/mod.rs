@@ -1,9 +1,13 @@
 //! Threads: made by their leader with their ids, then given what only a thread can set itself.
 
+pub(super) mod xstate;
+
 use std::sync::Arc;
 
 use criu_image::Thread;
 use criu_image::record::ThreadCoreEntry;
+
+pub use xstate::XstateError;
 
 use super::StepError;
 use super::target::Target;
