@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod demo;
 mod fuzz;
+mod gpu_tree;
 mod peers;
 mod suite;
 mod tidy;

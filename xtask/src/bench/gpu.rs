@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -17,11 +16,10 @@ use serde_json::Value;
 
 use super::{Options, Spread, child, spread};
 use crate::command;
+use crate::gpu_tree::{self, next_pid};
 
 /// Holds the case in the run that is inside a node.
 const PART: &str = "XTASK_BENCH_GPU";
-/// Longest wait for a tree to be ready or to end.
-const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// A tree: its name, GPUs, and processes.
 struct Case {
@@ -156,12 +154,8 @@ impl Part {
 
     fn dump(&self, layout: &[&str]) -> Result<(), String> {
         next_pid(400)?;
-        let mut tree = Command::new(command::release_folder().join("examples/gpu_tree"));
-        tree.arg(self.folder.join("status")).args(layout).current_dir("/");
-        let tree = tree.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
-        let root = tree.id().to_string();
-        let mut ready = tree.stdout.ok_or("no output")?;
-        std::io::copy(&mut ready, &mut std::io::sink()).map_err(text)?;
+        let status = self.folder.join("status");
+        let root = gpu_tree::start(&command::release_folder(), &status, layout)?.to_string();
         next_pid(2000)?;
         let mut dump = Command::new(&self.thaw);
         dump.args(["dump", "-v1", "-t", &root, "-D"]).arg(self.images());
@@ -256,36 +250,15 @@ impl Figures {
 
 /// Ends the tree, which is left stopped, and collects it.
 fn end_tree() -> Result<(), String> {
-    let begin = Instant::now();
-    loop {
+    gpu_tree::wait_until("the tree ends", || {
         let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
         while waitpid(None, flags).is_ok_and(|status| status.pid().is_some()) {}
-        let pids = tree_pids();
-        if pids.is_empty() {
-            return Ok(());
-        }
-        if begin.elapsed() > WAIT_MAX {
-            return Err(format!("processes {pids:?} do not end"));
-        }
-        for pid in pids {
+        let pids = gpu_tree::pids();
+        for &pid in &pids {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
-    }
-}
-
-fn tree_pids() -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.trim() == "gpu_tree")
+        pids.is_empty()
     })
-    .collect()
-}
-
-fn next_pid(pid: u32) -> Result<(), String> {
-    fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).map_err(text)
 }
 
 impl Measured {

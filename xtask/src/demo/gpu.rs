@@ -9,7 +9,7 @@ use std::fs;
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -17,11 +17,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command;
+use crate::gpu_tree::{self, living, next_pid, wait_until};
 
 /// Which part the run inside a node is.
 const PART: &str = "XTASK_DEMO_PART";
-/// Longest wait for anything that a process or a GPU does.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The tree: two processes, each with /dev/kfd and two render nodes, memory on both GPUs, and a
 /// queue on each that copies and raises events all the time.
 const LAYOUT: [&str; 2] = [
@@ -91,13 +90,8 @@ impl Demo {
 
     fn first(&self) -> Result<()> {
         next_pid(300)?;
-        let mut program = Command::new(command::quick_folder().join("examples/gpu_tree"));
-        program.arg(self.status()).args(LAYOUT).stdin(Stdio::null()).stdout(Stdio::piped());
-        let program = program.current_dir("/").spawn().map_err(text)?;
-        let root = program.id().to_string();
-        // Its standard output ends when all processes are ready.
-        let mut ready = program.stdout.ok_or("no output")?;
-        std::io::copy(&mut ready, &mut std::io::sink()).map_err(text)?;
+        let root = gpu_tree::start(&command::quick_folder(), &self.status(), &LAYOUT)?;
+        let root = root.to_string();
         let before = self.ask()?;
         println!("1. A parent and its child use both GPUs: six device files.");
         before.iter().for_each(Answer::print);
@@ -111,7 +105,7 @@ impl Demo {
             size(&self.images) as f64 / f64::from(1 << 20),
             frozen.and_then(|us| us.parse::<f64>().ok()).unwrap_or(0.0) / 1e3,
         );
-        match pids() {
+        match living() {
             none if none.is_empty() => println!("3. Both processes are dead; so is the machine."),
             some => return Err(format!("processes {some:?} are still there")),
         }
@@ -163,10 +157,10 @@ impl Demo {
         check(&before, &after)?;
         println!("6. They go on, with GPU memory intact on all four (process, GPU) pairs:");
         after.iter().for_each(Answer::print);
-        for pid in pids() {
+        for pid in living() {
             kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(text)?;
         }
-        wait_until("the tree ends", || pids().is_empty())
+        wait_until("the tree ends", || living().is_empty())
     }
 
     fn status(&self) -> PathBuf {
@@ -188,7 +182,7 @@ impl Demo {
     fn ask(&self) -> Result<Vec<Answer>> {
         let count = || fs::read_to_string(self.status()).unwrap_or_default().lines().count();
         let seen = count();
-        let pids = pids();
+        let pids = living();
         for &pid in &pids {
             kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(text)?;
         }
@@ -329,42 +323,9 @@ fn places(queues: &[(i32, u64)]) -> Result<Vec<u64>> {
     queues.iter().map(place).collect()
 }
 
-/// The next process gets the id after this one: those of the tree stay free elsewhere.
-fn next_pid(pid: u32) -> Result<()> {
-    fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).map_err(text)
-}
-
-/// Processes of the tree, ascending.
-fn pids() -> Vec<i32> {
-    let mut pids: Vec<i32> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
-            read("comm").is_ok_and(|comm| comm.trim() == "gpu_tree")
-                && !read("stat").is_ok_and(|stat| stat.contains(") Z "))
-        })
-        .collect();
-    pids.sort_unstable();
-    pids
-}
-
 fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let begin = Instant::now();
-    while !done() {
-        if begin.elapsed() > WAIT_MAX {
-            return Err(format!("{what}: not within {} s", WAIT_MAX.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
-    }
-    Ok(())
 }
 
 #[cfg(test)]
