@@ -7,6 +7,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use crate::{FAILED, USAGE};
+
 /// Lines of this level and below are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
@@ -57,6 +59,29 @@ impl Drop for Log {
     fn drop(&mut self) {
         let _ = self.to.flush();
     }
+}
+
+/// Opens the log that a command line asks for, a file of the work directory or standard error, and
+/// says in it which options are refused. An error is the exit code.
+pub(crate) fn begin(
+    (work_dir, log_file): (&Path, Option<&Path>),
+    verbosity: u8,
+    start: Instant,
+    refused: &[String],
+) -> Result<(Log, bool), u8> {
+    let path = log_file.map(|name| work_dir.join(name));
+    let mut log = Log::open(path.as_deref(), verbosity, start).map_err(|error| {
+        let path = path.clone().unwrap_or_default();
+        eprintln!("thaw: cannot write the log {}: {error}", path.display());
+        FAILED
+    })?;
+    let to_stderr = path.is_some();
+    if refused.is_empty() {
+        return Ok((log, to_stderr));
+    }
+    let mut tell = Teller { log: &mut log, to_stderr };
+    refused.iter().for_each(|refused| tell.error(refused));
+    Err(USAGE)
 }
 
 /// Says errors in the log and, if that is a file, on standard error too.

@@ -11,29 +11,21 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use restore_core::{Event, Host, Outline, PlanError, Refusal, RestorePlan};
 
-use crate::log::{Level, Log, Teller, chain};
+use crate::log::{self, Level, Log, Teller, chain};
 use crate::options::Restore;
 use crate::trace::TraceWriter;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
 /// Runs the command and returns its exit code.
 pub(crate) fn run(options: Restore, start: Instant) -> u8 {
-    let work_dir = options.work_dir.clone().unwrap_or_else(|| options.images_dir.clone());
-    let log_path = options.log_file.as_ref().map(|name| work_dir.join(name));
-    let mut log = match Log::open(log_path.as_deref(), options.verbosity, start) {
-        Ok(log) => log,
-        Err(error) => {
-            let path = log_path.unwrap_or_default();
-            eprintln!("thaw: cannot write the log {}: {error}", path.display());
-            return FAILED;
-        }
+    let work_dir = options.work_dir.as_ref().unwrap_or(&options.images_dir);
+    let places = (work_dir.as_path(), options.log_file.as_deref());
+    let begun = log::begin(places, options.verbosity, start, &options.refused);
+    let (mut log, to_stderr) = match begun {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
-    let to_stderr = log_path.is_some();
     let mut tell = Teller { log: &mut log, to_stderr };
-    if !options.refused.is_empty() {
-        options.refused.iter().for_each(|refused| tell.error(refused));
-        return USAGE;
-    }
     match restore(&options, &mut tell) {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
