@@ -172,12 +172,15 @@ impl Tree {
     /// Starts any of the programs that are built beside the tests.
     #[expect(clippy::zombie_processes)] // `reap` collects it with the rest of the tree
     pub(crate) fn start_program(dir: &Path, program: &str, args: &[&str]) -> Self {
+        // Not ours: if that is a file, its position moves whenever a test says something.
+        let errors = dir.join(format!("{program}-errors"));
+        let stderr = File::create(&errors).expect("room");
         let mut child = Command::new(example(program))
             .args(args)
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(stderr)
             .spawn()
             .expect("the workload is built beside the tests");
         let mut text = String::new();
@@ -185,7 +188,8 @@ impl Tree {
         let mut stdout = child.stdout.take().expect("it is piped");
         stdout.read_to_string(&mut text).expect("a pipe can be read");
         let pids = family(child.id() as i32);
-        assert!(!pids.is_empty(), "the program ended: {text}");
+        let said = fs::read_to_string(&errors).unwrap_or_default();
+        assert!(!pids.is_empty(), "the program ended: {text}{said}");
         Self { pids, status: PathBuf::new(), answered: 0 }
     }
 
