@@ -28,9 +28,7 @@ pub(crate) fn run(options: Dump, start: Instant) -> u8 {
 }
 
 fn work(options: Dump, start: Instant, abort: OwnedFd) -> u8 {
-    let work_dir = options.work_dir.as_ref().unwrap_or(&options.images_dir);
-    let places = (work_dir.as_path(), options.log_file.as_deref());
-    let begun = log::begin(places, options.verbosity, start, &options.refused);
+    let begun = log::begin(&options.logging, &options.images_dir, start, &options.others);
     let (mut log, to_stderr) = match begun {
         Ok(begun) => begun,
         Err(code) => return code,
@@ -64,15 +62,15 @@ fn work(options: Dump, start: Instant, abort: OwnedFd) -> u8 {
 
 fn settings(options: &Dump, abort: OwnedFd) -> DumpOptions {
     DumpOptions {
-        leave: options.leave,
+        leave: options.leave(),
         shell_job: options.shell_job,
         link_remap: options.link_remap,
-        ghost_limit_bytes: options.ghost_limit_bytes,
-        ignore_cgroups: options.ignore_cgroups,
-        freeze_group: options.freeze_group.clone(),
+        ghost_limit_bytes: options.ghost_limit,
+        ignore_cgroups: options.manage_cgroups == Some(true),
+        freeze_group: options.freeze_cgroup.clone(),
         timeout: options.timeout,
-        workers_max: options.workers_max,
-        mishap: options.mishap,
+        workers_max: options.workers,
+        mishap: options.mishap(),
         abort: Some(abort),
         ..DumpOptions::new(options.root, &options.images_dir)
     }

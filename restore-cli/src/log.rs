@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use crate::options::{Logging, Others};
 use crate::{FAILED, USAGE};
 
 /// Lines of this level and below are written.
@@ -63,24 +64,25 @@ impl Drop for Log {
 
 /// Opens the log that a command line asks for, a file of the work directory or standard error, and
 /// says in it which options are refused. An error is the exit code.
-pub(crate) fn begin(
-    (work_dir, log_file): (&Path, Option<&Path>),
-    verbosity: u8,
+pub(crate) fn begin<T>(
+    logging: &Logging,
+    images_dir: &Path,
     start: Instant,
-    refused: &[String],
+    others: &Others<T>,
 ) -> Result<(Log, bool), u8> {
-    let path = log_file.map(|name| work_dir.join(name));
-    let mut log = Log::open(path.as_deref(), verbosity, start).map_err(|error| {
+    let path = logging.file(images_dir);
+    let mut log = Log::open(path.as_deref(), logging.level(), start).map_err(|error| {
         let path = path.clone().unwrap_or_default();
         eprintln!("thaw: cannot write the log {}: {error}", path.display());
         FAILED
     })?;
     let to_stderr = path.is_some();
-    if refused.is_empty() {
+    others.ignored.iter().for_each(|text| log.line(Level::Debug, text));
+    if others.refused.is_empty() {
         return Ok((log, to_stderr));
     }
     let mut tell = Teller { log: &mut log, to_stderr };
-    refused.iter().for_each(|refused| tell.error(refused));
+    others.refused.iter().for_each(|refused| tell.error(refused));
     Err(USAGE)
 }
 

@@ -8,60 +8,36 @@ use std::time::Instant;
 use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
 
 use crate::log::{Log, Teller};
-use crate::options::restore::parse_with;
+use crate::options::{Restore, wrong};
+use crate::screen::{Screen, size};
 use crate::{FAILED, USAGE, trace};
 
-const HELP: &str = "\
-thaw plan says what a restore would do with device files: which there are, in which order, what
-waits for what, what may go on at the same time, and what had to be assumed. It changes nothing.
-
-Usage: thaw plan -D DIR [options of thaw restore] [--json] [--width COLUMNS]
-
-      --json               one line of JSON, as a trace begins with
-      --width COLUMNS      columns of the text (100)
-  -h, --help
-
-Exit codes: 0 it can be restored here, 1 failed, 2 usage, 3 bad images,
-4 this host or version cannot take these images.";
-
-/// Columns if nobody says.
-const WIDTH_DEFAULT: usize = 100;
 /// Most steps of a wave that are named.
 const WAVE_MAX: usize = 24;
 
-/// Parses everything after `plan`, does it, and returns the exit code.
-pub(crate) fn run(mut parser: lexopt::Parser, start: Instant) -> Result<u8, lexopt::Error> {
-    let first = parser.try_raw_args().and_then(|args| args.peek().map(ToOwned::to_owned));
-    if first.is_some_and(|first| first == "--help" || first == "-h") {
-        println!("{HELP}");
-        return Ok(0);
-    }
-    let (mut json, mut width) = (false, WIDTH_DEFAULT);
-    let options = parse_with(parser, |name, parser| {
-        match name {
-            "json" => json = true,
-            "width" => width = trace::parse_width(&parser.value()?.to_string_lossy())?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
+/// Does it, and returns the exit code.
+///
+/// # Errors
+/// What is wrong with the command line and is found only now.
+pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
+    let chosen = options.planning.options().map_err(wrong)?;
     let mut log = match Log::open(None, 0, start) {
         Ok(log) => log,
-        Err(error) => return Err(format!("cannot write to standard error: {error}").into()),
+        Err(error) => return Err(wrong(format!("cannot write to standard error: {error}"))),
     };
     let mut tell = Teller { log: &mut log, to_stderr: true };
-    if !options.refused.is_empty() {
-        options.refused.iter().for_each(|refused| tell.error(refused));
+    if !options.others.refused.is_empty() {
+        options.others.refused.iter().for_each(|refused| tell.error(refused));
         return Ok(USAGE);
     }
-    let plan = match crate::restore::plan(&options, &mut tell) {
+    let plan = match crate::restore::plan(options, chosen, &mut tell) {
         Ok(plan) => plan,
         Err(code) => return Ok(code),
     };
-    let mut out = io::stdout().lock();
-    let done = match json {
+    let mut out = screen.out();
+    let done = match options.reporting.json {
         true => print_json(plan.outline(), &mut out),
-        false => print(plan.outline(), width, &mut out),
+        false => print(plan.outline(), screen.width, &mut out),
     };
     match done.and_then(|()| out.flush()) {
         Ok(()) => Ok(0),
@@ -280,21 +256,11 @@ fn wrap<'a>(
     writeln!(to, "{line}")
 }
 
-/// A number of bytes in the greatest unit of which there is at least one.
-fn size(bytes: u64) -> String {
-    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes >> shift > 0 {
-            return format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64);
-        }
-    }
-    format!("{bytes} bytes")
-}
-
 #[cfg(test)]
 mod tests {
     use restore_core::{EdgeReason, Outline, StepKind};
 
-    use super::{print, print_json, size};
+    use super::{print, print_json};
     use crate::trace::example;
 
     fn printed(outline: &Outline, width: usize) -> String {
@@ -368,13 +334,5 @@ At the same time, if each file took as long:
         print_json(&example::outline(), &mut bytes).unwrap();
         let trace = crate::trace::Trace::parse(bytes.as_slice()).unwrap();
         assert_eq!(trace.outline, example::outline());
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size(0), "0 bytes");
-        assert_eq!(size(1023), "1023 bytes");
-        assert_eq!(size(1024), "1.0 KiB");
-        assert_eq!(size(3 << 29), "1.5 GiB");
     }
 }

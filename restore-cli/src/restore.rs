@@ -12,29 +12,35 @@ use nix::unistd::Pid;
 use restore_core::{Event, Host, Outline, PlanError, Refusal, RestorePlan};
 
 use crate::log::{self, Level, Log, Teller, chain};
-use crate::options::Restore;
+use crate::options::{Restore, wrong};
 use crate::trace::TraceWriter;
 use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 
 /// Runs the command and returns its exit code.
-pub(crate) fn run(options: Restore, start: Instant) -> u8 {
-    let work_dir = options.work_dir.as_ref().unwrap_or(&options.images_dir);
-    let places = (work_dir.as_path(), options.log_file.as_deref());
-    let begun = log::begin(places, options.verbosity, start, &options.refused);
+///
+/// # Errors
+/// What is wrong with the command line and is found only now.
+pub(crate) fn run(options: &Restore, start: Instant) -> Result<u8, clap::Error> {
+    let chosen = options.planning.options().map_err(wrong)?;
+    let begun = log::begin(&options.logging, &options.images_dir, start, &options.others);
     let (mut log, to_stderr) = match begun {
         Ok(begun) => begun,
-        Err(code) => return code,
+        Err(code) => return Ok(code),
     };
     let mut tell = Teller { log: &mut log, to_stderr };
-    match restore(&options, &mut tell) {
+    Ok(match restore(options, chosen, &mut tell) {
         Ok(_) if options.detached => 0,
         Ok(root) => wait_for(root),
         Err(code) => code,
-    }
+    })
 }
 
-fn restore(options: &Restore, tell: &mut Teller<'_>) -> Result<i32, u8> {
-    let plan = plan(options, tell)?;
+fn restore(
+    options: &Restore,
+    chosen: restore_core::Options,
+    tell: &mut Teller<'_>,
+) -> Result<i32, u8> {
+    let plan = plan(options, chosen, tell)?;
     let mut trace = begin_trace(options, plan.outline(), tell)?;
     let pidfile = match &options.pidfile {
         None => None,
@@ -81,7 +87,8 @@ fn choose_order(
     plan: &mut RestorePlan,
     tell: &mut Teller<'_>,
 ) -> Result<(), u8> {
-    let schedule = options.schedule.schedule(plan.outline()).map_err(|error| chain(&error));
+    let schedule =
+        options.planning.schedule.schedule(plan.outline()).map_err(|error| chain(&error));
     let chosen = schedule.and_then(|schedule| {
         plan.set_schedule(schedule).map_err(|error| format!("--schedule: {}", chain(&error)))
     });
@@ -121,7 +128,11 @@ impl Tracing {
 
 /// Reads the images and plans; changes nothing. What stands against it has been told, and the exit
 /// code is returned.
-pub(crate) fn plan(options: &Restore, tell: &mut Teller<'_>) -> Result<RestorePlan, u8> {
+pub(crate) fn plan(
+    options: &Restore,
+    chosen: restore_core::Options,
+    tell: &mut Teller<'_>,
+) -> Result<RestorePlan, u8> {
     let checkpoint = criu_image::Checkpoint::open(&options.images_dir).map_err(|error| {
         tell.error(&chain(&error));
         BAD_IMAGES
@@ -139,7 +150,7 @@ pub(crate) fn plan(options: &Restore, tell: &mut Teller<'_>) -> Result<RestorePl
             UNFIT_HOST
         })?,
     };
-    let mut plan = RestorePlan::new(checkpoint, &host, options.plan.clone()).map_err(|error| {
+    let mut plan = RestorePlan::new(checkpoint, &host, chosen).map_err(|error| {
         tell.error(&chain(&error));
         if let PlanError::Refused(list) = error {
             list_refusals(&list, tell);
@@ -185,7 +196,7 @@ struct PidFile {
 impl PidFile {
     fn create(options: &Restore, path: &Path) -> std::io::Result<Self> {
         // Relative to the working directory of the command, as criu's is to `--work-dir`.
-        let path = match &options.work_dir {
+        let path = match options.logging.chosen_dir() {
             Some(dir) if path.is_relative() => dir.join(path),
             _ => path.to_owned(),
         };

@@ -47,7 +47,7 @@ pub(crate) enum OrderFault {
 }
 
 /// Parses `concurrent`, `serial`, `seed:N` or `order:FILE`.
-pub(crate) fn parse(text: &str) -> Result<Choice, lexopt::Error> {
+pub(crate) fn parse(text: &str) -> Result<Choice, String> {
     let choice = match text.split_once(':') {
         None if text == "concurrent" => Some(Choice::Concurrent),
         None if text == "serial" => Some(Choice::Serial),
@@ -56,7 +56,7 @@ pub(crate) fn parse(text: &str) -> Result<Choice, lexopt::Error> {
         _ => None,
     };
     let help = "it is concurrent, serial, seed:NUMBER, or order:FILE";
-    choice.ok_or_else(|| format!("{text:?} is no schedule: {help}").into())
+    choice.ok_or_else(|| format!("{text:?} is no schedule: {help}"))
 }
 
 impl Choice {

@@ -10,28 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use criu_image::{Checkpoint, state_text};
-use lexopt::prelude::*;
 use restore_core::{Outline, StepId, check};
 
 use super::{Report, Which, explore};
+use crate::FAILED;
 use crate::schedule::order_text;
 use crate::trace::Trace;
-use crate::{FAILED, USAGE};
-
-const HELP: &str = "\
-thaw explore runs the legal orders in which the device files of a checkpoint may be restored, each
-on a fresh emulated node, and compares the end states byte for byte. It judges each trace as well.
-
-Usage: thaw explore -D DIR [--node OPTIONS] [--orders N [--seed S]]
-
-  -D, --images-dir DIR   directory of the images
-      --node OPTIONS     options of thaw node run, in one text, such as '--gpus 2 --model gfx942'
-      --orders N         so many orders, drawn by a seed (default: all, or 100 if there are more
-                         than 1000)
-      --seed S           the first seed (1)
-  -h, --help
-
-Exit codes: 0 all orders end in one state, 1 they do not, or one failed, 2 usage.";
 
 /// Orders beyond which not all are run unless they are asked for.
 const ALL_MAX: u128 = 1000;
@@ -40,36 +24,49 @@ const SAMPLE: usize = 100;
 /// Ids between those of the tree and those of what restores it.
 const PIDS_BETWEEN: i32 = 64;
 
-/// What `thaw explore` was asked to do.
-#[derive(Default)]
-struct Options {
+/// Run the legal orders of a checkpoint on emulated nodes, and compare the end states
+///
+/// Each order in which its device files may be restored is run on a fresh node. The end states are compared byte for
+/// byte, and each trace is judged by the contract.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 all orders end in one state, 1 they do not, or one failed, \
+                        2 usage.")]
+pub(crate) struct Options {
+    /// Directory of the images
+    #[arg(short = 'D', long = "images-dir", value_name = "DIR")]
     images: PathBuf,
-    node: Vec<String>,
+    /// Options of thaw node run, in one text, such as '--gpus 2 --model gfx942'
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    node: String,
+    /// So many orders, drawn by a seed (default: all, or 100 if there are more than 1000)
+    #[arg(long, value_name = "N")]
     orders: Option<usize>,
+    /// The first seed
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// For tests: see `restore_core::Sabotage`.
+    // For tests: see `restore_core::Sabotage`.
+    #[arg(long, hide = true)]
     sabotage: Option<String>,
-    /// The run inside a node: the order, where the new checkpoint goes, and the trace.
-    inside: Option<(PathBuf, PathBuf)>,
+    // The run inside a node: the order, where the new checkpoint goes, and its smallest new pid.
+    #[arg(long, hide = true, requires = "into")]
+    one: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    into: Option<PathBuf>,
+    #[arg(long, hide = true, default_value_t = 0, value_parser = clap::value_parser!(i32))]
     above: i32,
 }
 
-/// Parses everything after `explore`, does it, and returns the exit code.
-pub(crate) fn run(parser: lexopt::Parser) -> u8 {
-    let options = match parse(parser) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{HELP}");
-            return 0;
-        }
-        Err(error) => {
-            eprintln!("thaw explore: {error}\nSee thaw explore --help.");
-            return USAGE;
-        }
-    };
-    let result = match &options.inside {
-        Some((order, into)) => carry_out(&options, order, into).map(|()| true),
-        None => all(&options),
+/// Does it, and returns the exit code.
+pub(crate) fn run(options: &Options) -> u8 {
+    let result = match options.one.as_deref().zip(options.into.as_deref()) {
+        Some((order, into)) => carry_out(options, order, into).map(|()| true),
+        None => all(options),
     };
     match result {
         Ok(true) => 0,
@@ -79,31 +76,6 @@ pub(crate) fn run(parser: lexopt::Parser) -> u8 {
             FAILED
         }
     }
-}
-
-fn parse(mut parser: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
-    let mut options = Options { seed: 1, ..Options::default() };
-    let (mut images, mut order, mut into) = (None, None, None);
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Short('h') | Long("help") => return Ok(None),
-            Short('D') | Long("images-dir") => images = Some(PathBuf::from(parser.value()?)),
-            Long("node") => {
-                let text = parser.value()?.string()?;
-                options.node = text.split_whitespace().map(str::to_owned).collect();
-            }
-            Long("orders") => options.orders = Some(parser.value()?.parse()?),
-            Long("seed") => options.seed = parser.value()?.parse()?,
-            Long("sabotage") => options.sabotage = Some(parser.value()?.string()?),
-            Long("one") => order = Some(PathBuf::from(parser.value()?)),
-            Long("into") => into = Some(PathBuf::from(parser.value()?)),
-            Long("above") => options.above = parser.value()?.parse()?,
-            other => return Err(other.unexpected()),
-        }
-    }
-    options.images = images.ok_or("the directory of the images is missing (-D)")?;
-    options.inside = order.zip(into);
-    Ok(Some(options))
 }
 
 /// Runs the orders, says what was found, and returns whether all end in one state.
@@ -133,7 +105,7 @@ fn outline(options: &Options) -> Result<Outline, String> {
 fn node(options: &Options) -> Result<Command, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut node = Command::new(&program);
-    node.args(["node", "run"]).args(&options.node).arg("--").arg(program);
+    node.args(["node", "run"]).args(options.node.split_whitespace()).arg("--").arg(program);
     node.stdin(Stdio::null());
     Ok(node)
 }

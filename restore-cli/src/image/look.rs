@@ -1,34 +1,26 @@
 //! `x`, `verify`, `diff`: whole directories of images, as text or JSON.
 
-use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use criu_image::{Difference, View, ViewKind, json_string};
 
 use super::{FAILED, Failure};
 use crate::BAD_IMAGES;
 
-/// What `x` was asked for.
-pub(super) struct Explore {
-    pub(super) dir: PathBuf,
-    pub(super) kind: ViewKind,
-    pub(super) json: bool,
-}
-
 /// The view with this name.
-pub(super) fn kind(name: &OsStr) -> Result<ViewKind, lexopt::Error> {
+pub(super) fn kind(name: &str) -> Result<ViewKind, String> {
     let found = ViewKind::NAMES.iter().find(|(known, _)| *known == name);
     found.map(|&(_, kind)| kind).ok_or_else(|| {
         let names = ViewKind::NAMES.map(|(name, _)| name).join(", ");
-        format!("{} is none of {names}", name.display()).into()
+        format!("it is one of {names}")
     })
 }
 
-pub(super) fn explore(explore: &Explore) -> Result<(), Failure> {
-    let view = View::open(&explore.dir, explore.kind).map_err(|error| Failure::new(&error))?;
+pub(super) fn explore(dir: &Path, kind: ViewKind, json: bool) -> Result<(), Failure> {
+    let view = View::open(dir, kind).map_err(|error| Failure::new(&error))?;
     let out = io::stdout().lock();
-    written(if explore.json { view.write_json(out) } else { view.write_text(out) })
+    written(if json { view.write_json(out) } else { view.write_text(out) })
 }
 
 /// Whoever reads may have seen enough.

@@ -7,69 +7,138 @@ mod look;
 
 use std::path::PathBuf;
 
-use lexopt::prelude::*;
-
-use crate::USAGE;
+use clap::Args;
+use criu_image::ViewKind;
 
 /// As with crit, and with differences that `diff` finds.
 const FAILED: u8 = 1;
 
-const HELP: &str = "\
-thaw image reads and writes CRIU images: crit's commands and options, and more.
-
-Usage: thaw image COMMAND
-
-  decode [-i FILE] [-o FILE] [--pretty] [--nopl] [--name NAME]
-                  image to JSON; NAME says what standard input is, where no magic number does
-  encode [-i FILE] [-o FILE]
-                  JSON to image
-  show FILE [--nopl]
-                  readable JSON, without the data that follows records
-  info FILE       kind of image and number of entries
-  x DIR ps|fds|mems|rss|gpu [--json]
-                  processes, open files, mappings, saved memory, GPU memory
-  verify DIR [--json]
-                  everything that is wrong with a checkpoint, a line for each finding
-  diff A B [--json]
-                  what differs between two images, or two checkpoints
-  -h, --help
-
-Without FILE it is standard input and output. A file that is written is replaced when all of
-it is there.
-
-Exit codes: 0 done, 1 failed, or there are differences, 2 usage, 3 verify has found damage.";
-
-/// What `thaw image` was asked to do.
-enum Command {
-    Decode(convert::Decode),
-    Encode { input: Option<PathBuf>, output: Option<PathBuf> },
-    Info { input: PathBuf },
-    Explore(look::Explore),
-    Verify { dir: PathBuf, json: bool },
-    Diff { first: PathBuf, second: PathBuf, json: bool },
-    Help,
+/// Read and write CRIU images: crit's commands and options, and more
+///
+/// Without FILE it is standard input and output. A file that is written is replaced when all of it
+/// is there.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, or there are differences, 2 usage, \
+                        3 verify has found damage.")]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
 }
 
-/// Parses everything after `image`, does it, and returns the exit code.
-pub(crate) fn run(parser: lexopt::Parser) -> u8 {
-    let command = match parse(parser) {
-        Ok(command) => command,
-        Err(error) => {
-            eprintln!("thaw image: {error}\nSee thaw image --help.");
-            return USAGE;
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Image to JSON
+    Decode(Decode),
+    /// JSON to image
+    Encode(Encode),
+    /// Readable JSON of an image
+    Show(Show),
+    /// Kind of an image and number of its entries
+    Info(Info),
+    /// Processes, open files, mappings, saved memory, or GPU memory of a checkpoint
+    X(Explore),
+    /// Everything that is wrong with a checkpoint, a line for each finding
+    Verify(Verify),
+    /// What differs between two images, or two checkpoints
+    Diff(Diff),
+}
+
+#[derive(Debug, Args)]
+struct Decode {
+    /// The image
+    #[arg(short = 'i', long = "in", alias = "input", value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where the JSON goes
+    #[arg(short = 'o', long = "out", alias = "output", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Indent, and write numbers as people read them
+    #[arg(long)]
+    pretty: bool,
+    /// Leave out the data that follows records
+    #[arg(long)]
+    nopl: bool,
+    /// What standard input is, where no magic number says it, as in pages-1.img
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Encode {
+    /// The JSON
+    #[arg(short = 'i', long = "in", alias = "input", value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where the image goes
+    #[arg(short = 'o', long = "out", alias = "output", value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Show {
+    /// The image
+    file: PathBuf,
+    /// Leave out the data that follows records
+    #[arg(long)]
+    nopl: bool,
+}
+
+#[derive(Debug, Args)]
+struct Info {
+    /// The image; standard input if it is missing
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Explore {
+    /// Directory of a checkpoint
+    dir: PathBuf,
+    /// What to show: ps, fds, mems, rss, gpu
+    #[arg(value_name = "WHAT", value_parser = look::kind)]
+    kind: ViewKind,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    /// Directory of a checkpoint
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Diff {
+    /// An image, or the directory of a checkpoint
+    first: PathBuf,
+    /// Another one
+    second: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it, and returns the exit code.
+pub(crate) fn run(options: Options) -> u8 {
+    let result = match options.command {
+        Command::Decode(Decode { input, output, pretty, nopl, name }) => {
+            let readable = pretty;
+            convert::decode(&convert::Decode { input, output, readable, payloads: !nopl, name })
         }
-    };
-    let result = match command {
-        Command::Decode(decode) => convert::decode(&decode),
-        Command::Encode { input, output } => convert::encode(input.as_deref(), output.as_deref()),
-        Command::Info { input } => convert::info(&input),
-        Command::Explore(explore) => look::explore(&explore),
-        Command::Verify { dir, json } => look::verify(&dir, json),
-        Command::Diff { first, second, json } => look::diff(&first, &second, json),
-        Command::Help => {
-            println!("{HELP}");
-            Ok(())
+        Command::Show(Show { file, nopl }) => convert::decode(&convert::Decode {
+            input: Some(file),
+            readable: true,
+            payloads: !nopl,
+            ..convert::Decode::default()
+        }),
+        Command::Encode(encode) => {
+            convert::encode(encode.input.as_deref(), encode.output.as_deref())
         }
+        Command::Info(info) => convert::info(&info.file),
+        Command::X(explore) => look::explore(&explore.dir, explore.kind, explore.json),
+        Command::Verify(verify) => look::verify(&verify.dir, verify.json),
+        Command::Diff(diff) => look::diff(&diff.first, &diff.second, diff.json),
     };
     match result {
         Ok(()) => 0,
@@ -92,111 +161,4 @@ impl Failure {
     fn new(error: &dyn std::error::Error) -> Self {
         Self { code: FAILED, text: Some(format!("thaw image: {}", crate::log::chain(error))) }
     }
-}
-
-fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
-    let Some(arg) = parser.next()? else { return Err("a command is missing".into()) };
-    match arg {
-        Short('h') | Long("help") => Ok(Command::Help),
-        Value(name) => match name.to_str() {
-            Some("decode") => parse_decode(parser, false),
-            Some("show") => parse_decode(parser, true),
-            Some("encode") => parse_encode(parser),
-            Some("info") => parse_info(parser),
-            Some("x") => parse_explore(parser),
-            Some("verify") => {
-                let ([dir], json) = parse_paths(parser)?;
-                Ok(Command::Verify { dir, json })
-            }
-            Some("diff") => {
-                let ([first, second], json) = parse_paths(parser)?;
-                Ok(Command::Diff { first, second, json })
-            }
-            _ => Err(format!("unknown command {}", name.display()).into()),
-        },
-        other => Err(other.unexpected()),
-    }
-}
-
-fn parse_decode(mut parser: lexopt::Parser, show: bool) -> Result<Command, lexopt::Error> {
-    let mut decode = convert::Decode { readable: show, payloads: true, ..Default::default() };
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("nopl") => decode.payloads = false,
-            Value(file) if show && decode.input.is_none() => decode.input = Some(file.into()),
-            Long("pretty") if !show => decode.readable = true,
-            Long("name") if !show => decode.name = Some(parser.value()?.string()?),
-            Short('i') | Long("in" | "input") if !show => {
-                decode.input = Some(parser.value()?.into());
-            }
-            Short('o') | Long("out" | "output") if !show => {
-                decode.output = Some(parser.value()?.into());
-            }
-            Short('h') | Long("help") => return Ok(Command::Help),
-            other => return Err(other.unexpected()),
-        }
-    }
-    if show && decode.input.is_none() {
-        return Err("the file is missing".into());
-    }
-    Ok(Command::Decode(decode))
-}
-
-fn parse_encode(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
-    let (mut input, mut output) = (None, None);
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Short('i') | Long("in" | "input") => input = Some(parser.value()?.into()),
-            Short('o') | Long("out" | "output") => output = Some(parser.value()?.into()),
-            Short('h') | Long("help") => return Ok(Command::Help),
-            other => return Err(other.unexpected()),
-        }
-    }
-    Ok(Command::Encode { input, output })
-}
-
-fn parse_info(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
-    let mut input = None;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Value(file) if input.is_none() => input = Some(file.into()),
-            Short('h') | Long("help") => return Ok(Command::Help),
-            other => return Err(other.unexpected()),
-        }
-    }
-    let input = input.ok_or("the file is missing")?;
-    Ok(Command::Info { input })
-}
-
-fn parse_explore(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
-    let (mut dir, mut kind, mut json) = (None, None, false);
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("json") => json = true,
-            Value(value) if dir.is_none() => dir = Some(value.into()),
-            Value(value) if kind.is_none() => kind = Some(look::kind(&value)?),
-            Short('h') | Long("help") => return Ok(Command::Help),
-            other => return Err(other.unexpected()),
-        }
-    }
-    let (Some(dir), Some(kind)) = (dir, kind) else {
-        return Err("the directory, or what to show of it, is missing".into());
-    };
-    Ok(Command::Explore(look::Explore { dir, kind, json }))
-}
-
-/// So many paths, and whether JSON is asked for.
-fn parse_paths<const N: usize>(
-    mut parser: lexopt::Parser,
-) -> Result<([PathBuf; N], bool), lexopt::Error> {
-    let (mut paths, mut json) = (Vec::new(), false);
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("json") => json = true,
-            Value(value) if paths.len() < N => paths.push(PathBuf::from(value)),
-            other => return Err(other.unexpected()),
-        }
-    }
-    let paths = paths.try_into().map_err(|_| format!("{N} path(s) are expected"))?;
-    Ok((paths, json))
 }

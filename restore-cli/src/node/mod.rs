@@ -5,84 +5,68 @@ mod run;
 
 use gpu_kfd::{KFD_PATH, Local};
 use kfd_emulator::{FaultRule, Product};
-use lexopt::prelude::*;
 
-pub(crate) const HELP: &str = "\
-Usage: thaw node run [options] [--] COMMAND [ARGUMENT ...]
-       thaw node list-models [--json]
-       thaw node fault [RULE ...]   inside a node: other rules, and counts anew
+/// Give a command GPUs that are not there
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
 
-Runs COMMAND on an emulated node: /dev/kfd, render nodes and their sysfs, in a mount and pid
-namespace of its own. Nothing is left when it ends. Exits with COMMAND's status.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Run(Box<options::Run>),
+    /// The models that there are
+    ListModels {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Inside a node: other rules for faults, and counts of calls that begin anew
+    Fault {
+        /// As for thaw node run --fault; none ends all faults
+        #[arg(value_name = "RULE", value_parser = rule)]
+        rules: Vec<String>,
+    },
+}
 
-      --model NAME         which product (default: gfx90a)
-      --gpus N             how many GPUs (default: 1)
-      --vram SIZE[,...]    device memory, for all GPUs or for each (K, M, G)
-      --visible-vram SIZE[,...]  the part of it that the host can map
-      --gpu-ids ID[,...]   identifiers of the GPUs
-      --minors N[,...]     minors of the render nodes
-      --firmware N[,...], --sdma-firmware N[,...]  versions of the firmware
-      --cpu-nodes N        NUMA nodes of the machine
-      --remove-gpu I[,...] GPUs, from 0, that are missing
-      --seed N             which machine of its kind, and where faults with a chance fall
-      --fault RULE         CALL[@WHICH]=ACTION, such as ALLOC_MEMORY_OF_GPU@2=ENOMEM,
-                           CRIU_RESTORE=EINVAL, GEM_VA@10..=5ms, *@1%=EINTR; may be repeated
-      --log FILE           a JSON line for each call
-      --no-preload         do not make device files look like character devices to programs";
-
-/// `thaw node ...`; returns the exit code.
-pub(crate) fn run(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
-    match parser.next()? {
-        Some(Value(command)) if command == "run" => Ok(run::run(options::parse(parser)?)),
-        Some(Value(command)) if command == "list-models" => list_models(parser),
-        Some(Value(command)) if command == "fault" => fault(parser),
-        Some(Short('h') | Long("help")) => {
-            println!("{HELP}");
-            Ok(0)
+/// Does it, and returns the exit code.
+pub(crate) fn run(options: Options) -> Result<u8, clap::Error> {
+    match options.command {
+        Command::Run(run) => {
+            let node = run.configure().map_err(crate::options::wrong)?;
+            Ok(run::run(&run, node))
         }
-        Some(arg) => Err(arg.unexpected()),
-        None => Err("node what? (run, list-models, fault)".into()),
+        Command::ListModels { json } => Ok(list_models(json)),
+        Command::Fault { rules } => Ok(fault(&rules)),
     }
 }
 
-fn fault(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
-    let mut rules: Vec<String> = Vec::new();
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Value(rule) => {
-                let rule = rule.string()?;
-                rule.parse::<FaultRule>().map_err(|error| error.to_string())?;
-                rules.push(rule);
-            }
-            other => return Err(other.unexpected()),
-        }
-    }
+/// A rule that is right, as it was written: the node reads it again.
+fn rule(text: &str) -> Result<String, String> {
+    text.parse::<FaultRule>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn fault(rules: &[String]) -> u8 {
     let set = Local::open(KFD_PATH)
         .and_then(|mut kfd| gpu_kfd::emulated::set_faults(&mut kfd, &rules.join(" ")));
     match set {
         Ok(hits) => {
             println!("{hits}");
-            Ok(0)
+            0
         }
         Err(error) => {
             eprintln!("thaw: {error}");
-            Ok(crate::FAILED)
+            crate::FAILED
         }
     }
 }
 
-fn list_models(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
-    let mut as_json = false;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("json") => as_json = true,
-            other => return Err(other.unexpected()),
-        }
-    }
+fn list_models(json: bool) -> u8 {
     let models: Vec<_> = Product::all().iter().map(|product| product.summary()).collect();
-    if as_json {
+    if json {
         println!("{}", serde_json::to_string_pretty(&models).expect("plain data"));
-        return Ok(0);
+        return 0;
     }
     println!("{:<15} {:<20} {:>4} {:>10}  description", "model", "product", "GPUs", "memory");
     for model in models {
@@ -91,5 +75,5 @@ fn list_models(mut parser: lexopt::Parser) -> Result<u8, lexopt::Error> {
         let (name, product, text) = (model.name, model.product, model.description);
         println!("{name:<15} {product:<20} {gpus:>4} {memory:>10}  {text}");
     }
-    Ok(0)
+    0
 }

@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use kfd_emulator::{CallLog, CallLogWriter, Faults, Node, NodeFiles, Preload, RunOptions};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
-use super::options::Run;
+use super::options::{Machine, Run};
 use crate::FAILED;
 
 /// Signals that end a command, or that it may treat in its own way.
@@ -25,7 +25,7 @@ const PASSED_ON: [Signal; 7] = [
 const NOT_STARTED: u8 = 127;
 
 /// Runs the command and returns the exit code.
-pub(super) fn run(options: Run) -> u8 {
+pub(super) fn run(options: &Run, machine: Machine) -> u8 {
     // Threads of the node inherit this: a signal is then for whoever asks for it.
     let passed: SigSet = PASSED_ON.into_iter().collect();
     if let Err(errno) = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&passed), None) {
@@ -35,10 +35,10 @@ pub(super) fn run(options: Run) -> u8 {
         Ok(log) => log.unzip(),
         Err(text) => return failed(&text),
     };
-    let (files, model) = (NodeFiles::of(&options.topology), options.topology.model());
-    let faults = Faults::new(options.faults.clone(), options.seed);
+    let (files, model) = (NodeFiles::of(&machine.topology), machine.topology.model());
+    let faults = Faults::new(options.faults.clone(), machine.seed);
     let code = match Node::start_watched(files, Box::new(model), faults, log) {
-        Ok(node) => run_inside(&node, &options),
+        Ok(node) => run_inside(&node, options),
         Err(error) => failed(&crate::log::chain(&error)),
     };
     // The node has ended: nobody adds to the log any more.
@@ -54,7 +54,7 @@ fn start_log(path: &Path) -> Result<(CallLog, CallLogWriter), String> {
 }
 
 fn run_inside(node: &Node, options: &Run) -> u8 {
-    let preload = if options.preload { Preload::Yes } else { Preload::No };
+    let preload = if options.preload() { Preload::Yes } else { Preload::No };
     let mut command = node.command(&options.command[0], preload);
     command.args(&options.command[1..]);
     let code = match node.run(command, &RunOptions { pass_on: PASSED_ON.to_vec() }) {

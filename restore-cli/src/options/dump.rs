@@ -3,187 +3,138 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lexopt::prelude::*;
-use restore_core::{GHOST_LIMIT_BYTES, Leave, Mishap};
+use restore_core::{Leave, Mishap};
 
-use super::{Other, Treatment, ignores_cgroups, other, verbosity};
+use super::criu::{Other, Others, Table, Takes::*, Treatment::*};
+use super::{Logging, Reporting, values};
 
-/// What `thaw dump` was asked to do.
-#[derive(Debug)]
+/// Make a checkpoint of a process tree
+///
+/// The tree is stopped, everything about it is read, and it is written into the directory as images in CRIU's
+/// format. Then it is killed: it lives on in its images. With -R it goes on, with -s it stays stopped. A dump that fails
+/// or is interrupted leaves the tree as it was, and no image.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = super::EXIT_CODES)]
 pub(crate) struct Dump {
+    /// The root of the tree
+    #[arg(short = 't', long = "tree", value_name = "PID", value_parser = values::pid)]
     pub(crate) root: i32,
+    /// Directory for the images: it must exist and hold none
+    #[arg(short = 'D', long, value_name = "DIR")]
     pub(crate) images_dir: PathBuf,
-    pub(crate) work_dir: Option<PathBuf>,
-    pub(crate) log_file: Option<PathBuf>,
-    pub(crate) verbosity: u8,
-    pub(crate) leave: Leave,
+    /// Let the tree go on
+    #[arg(short = 'R', long)]
+    leave_running: bool,
+    /// Leave every process stopped
+    #[arg(short = 's', long, overrides_with = "leave_running")]
+    leave_stopped: bool,
+    /// The root is, or may be, in the session of a shell
+    #[arg(short = 'j', long)]
     pub(crate) shell_job: bool,
+    /// Give files that were renamed or deleted, but are linked elsewhere, a link beside their old name
+    #[arg(long)]
     pub(crate) link_remap: bool,
-    pub(crate) ghost_limit_bytes: u64,
-    pub(crate) ignore_cgroups: bool,
-    pub(crate) freeze_group: Option<PathBuf>,
+    /// Largest deleted file that is saved (K, M, G)
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = values::size)]
+    pub(crate) ghost_limit: u64,
+    /// What becomes of control groups; ignore leaves them out of the images
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "", value_parser = values::ignores_cgroups)]
+    pub(crate) manage_cgroups: Option<bool>,
+    /// Freeze this control group (version 2) until all of the tree is held
+    #[arg(long, value_name = "DIR")]
+    pub(crate) freeze_cgroup: Option<PathBuf>,
+    /// Give up, and leave the tree as it was, after this time
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub(crate) timeout: Option<Duration>,
-    pub(crate) workers_max: usize,
-    pub(crate) mishap: Option<Mishap>,
-    /// Options that would change the result and are not supported; the command fails, with a log.
-    pub(crate) refused: Vec<String>,
+    /// Most worker threads; 0 for as many as there are processors
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) workers: usize,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+    // For the project's own tests: what goes wrong, at the step with this number.
+    #[arg(long, hide = true)]
+    fail_at: Option<u32>,
+    #[arg(long, hide = true, value_parser = killing)]
+    kill_at: Option<Mishap>,
+    #[command(flatten)]
+    pub(crate) others: Others<Criu>,
+}
+
+impl Dump {
+    /// What becomes of the tree.
+    pub(crate) fn leave(&self) -> Leave {
+        match (self.leave_stopped, self.leave_running) {
+            (true, _) => Leave::Stopped,
+            (false, true) => Leave::Running,
+            (false, false) => Leave::Killed,
+        }
+    }
+
+    /// What is to go wrong on purpose.
+    pub(crate) fn mishap(&self) -> Option<Mishap> {
+        self.kill_at.or(self.fail_at.map(|step| Mishap::Fail { step }))
+    }
 }
 
 /// Options of `criu dump` that have no field above.
-const OTHERS: &[Other] = &[
-    ("no-default-config", Treatment::Ignored, "there is no configuration file"),
-    ("file-locks", Treatment::Ignored, "file locks are refused"),
-    ("ext-unix-sk", Treatment::Ignored, "unix sockets are refused"),
-    ("tcp-close", Treatment::Ignored, "connections are refused"),
-    ("skip-in-flight", Treatment::Ignored, "connections are refused"),
-    ("network-lock", Treatment::IgnoredValue, "connections are refused"),
-    ("force-irmap", Treatment::Ignored, "inotify is refused"),
-    ("irmap-scan-path", Treatment::IgnoredValue, "inotify is refused"),
-    ("evasive-devices", Treatment::Ignored, "devices are taken by path"),
-    ("ghost-fiemap", Treatment::Ignored, "holes are found by seeking"),
-    ("no-ghost-fiemap", Treatment::Ignored, "holes are found by seeking"),
-    ("pre-dump-mode", Treatment::IgnoredValue, "matters to a pre-dump only"),
-    ("pidfile", Treatment::IgnoredValue, "matters to a restore only"),
-    ("display-stats", Treatment::Ignored, "statistics are in the log"),
-    ("cpu-cap", Treatment::IgnoredValue, "vector state is saved per thread"),
-    ("enable-external-sharing", Treatment::Ignored, "mount namespaces are refused"),
-    ("enable-external-masters", Treatment::Ignored, "mount namespaces are refused"),
-    ("mntns-compat-mode", Treatment::Ignored, "mount namespaces are refused"),
-    ("no-mntns-compat-mode", Treatment::Ignored, "mount namespaces are refused"),
-    ("enable-fs", Treatment::IgnoredValue, "mount namespaces are refused"),
-    ("tcp-established", Treatment::Ignored, "connections are refused"),
-    ("root", Treatment::RefusedValue, "mount namespaces"),
-    ("external", Treatment::RefusedValue, "external resources"),
-    ("empty-ns", Treatment::RefusedValue, "namespaces"),
-    ("ext-mount-map", Treatment::RefusedValue, "mount namespaces"),
-    ("veth-pair", Treatment::RefusedValue, "network namespaces"),
-    ("cgroup-root", Treatment::RefusedValue, "control groups"),
-    ("cgroup-yard", Treatment::RefusedValue, "control groups"),
-    ("cgroup-dump-controller", Treatment::RefusedValue, "control groups"),
-    ("action-script", Treatment::RefusedValue, "action scripts"),
-    ("track-mem", Treatment::Refused, "incremental images"),
-    ("prev-images-dir", Treatment::RefusedValue, "incremental images"),
-    ("pre-dump", Treatment::Refused, "incremental images"),
-    ("auto-dedup", Treatment::Refused, "incremental images"),
-    ("page-server", Treatment::Refused, "page servers"),
-    ("address", Treatment::RefusedValue, "page servers"),
-    ("port", Treatment::RefusedValue, "page servers"),
-    ("lazy-pages", Treatment::Refused, "lazy pages"),
-    ("status-fd", Treatment::RefusedValue, "lazy pages"),
-    ("stream", Treatment::Refused, "streamed images"),
-    ("unprivileged", Treatment::Refused, "dumps without privilege"),
-    ("config", Treatment::RefusedValue, "configuration files"),
-    ("lsm-profile", Treatment::RefusedValue, "security profiles"),
-    ("lsm-mount-context", Treatment::RefusedValue, "security profiles"),
-    ("allow-uprobes", Treatment::Refused, "uprobes"),
-];
+#[derive(Clone, Debug)]
+pub(crate) struct Criu;
 
-/// Parses everything after `dump`.
-pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Dump, lexopt::Error> {
-    let (mut images_dir, mut root) = (None, None);
-    let mut dump = Dump {
-        root: 0,
-        images_dir: PathBuf::new(),
-        work_dir: None,
-        log_file: None,
-        verbosity: 2,
-        leave: Leave::Killed,
-        shell_job: false,
-        link_remap: false,
-        ghost_limit_bytes: GHOST_LIMIT_BYTES,
-        ignore_cgroups: false,
-        freeze_group: None,
-        timeout: None,
-        workers_max: 0,
-        mishap: None,
-        refused: Vec::new(),
-    };
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Short('t') | Long("tree") => root = Some(parser.value()?.parse::<i32>()?),
-            Short('D') | Long("images-dir") => images_dir = Some(parser.value()?.into()),
-            Short('W') | Long("work-dir") => dump.work_dir = Some(parser.value()?.into()),
-            Short('o') | Long("log-file") => dump.log_file = Some(parser.value()?.into()),
-            Short('v') | Long("verbosity") => {
-                dump.verbosity = verbosity(dump.verbosity, parser.optional_value())?;
-            }
-            Short('R') | Long("leave-running") => dump.leave = Leave::Running,
-            Short('s') | Long("leave-stopped") => dump.leave = Leave::Stopped,
-            Short('j') | Long("shell-job") => dump.shell_job = true,
-            Long("link-remap") => dump.link_remap = true,
-            Long("ghost-limit") => dump.ghost_limit_bytes = size(&parser.value()?.string()?)?,
-            Long("manage-cgroups") => {
-                dump.ignore_cgroups |= ignores_cgroups(parser.optional_value())?;
-            }
-            Long("freeze-cgroup") => dump.freeze_group = Some(parser.value()?.into()),
-            Long("timeout") => {
-                dump.timeout = Some(Duration::from_secs(parser.value()?.parse()?));
-            }
-            Long("workers") => dump.workers_max = parser.value()?.parse()?,
-            // For the project's own tests: what goes wrong, at the step with this number.
-            Long("fail-at") => {
-                dump.mishap = Some(Mishap::Fail { step: parser.value()?.parse()? });
-            }
-            Long("kill-at") => dump.mishap = Some(killing(&parser.value()?.string()?)?),
-            Short('l') | Short('x') => drop(parser.optional_value()),
-            Long(name) => {
-                let name = name.to_owned();
-                dump.refused.extend(other(OTHERS, &name, &mut parser)?);
-            }
-            _ => return Err(arg.unexpected()),
-        }
-    }
-    dump.images_dir = images_dir.ok_or("the directory for the images is missing (-D)")?;
-    dump.root = root.filter(|&pid| pid > 0).ok_or("the root of the tree is missing (-t)")?;
-    Ok(dump)
+impl Table for Criu {
+    const OTHERS: &'static [Other] = &[
+        ("file-locks", Some('l'), Nothing, Ignored, "trees with file locks are refused"),
+        ("ext-unix-sk", Some('x'), Perhaps, Ignored, "unix sockets are refused"),
+        ("tcp-close", None, Nothing, Ignored, "connections are refused"),
+        ("tcp-established", None, Nothing, Ignored, "connections are refused"),
+        ("skip-in-flight", None, Nothing, Ignored, "connections are refused"),
+        ("network-lock", None, Value, Ignored, "connections are refused"),
+        ("force-irmap", None, Nothing, Ignored, "inotify is refused"),
+        ("irmap-scan-path", None, Value, Ignored, "inotify is refused"),
+        ("evasive-devices", None, Nothing, Ignored, "devices are taken by path"),
+        ("ghost-fiemap", None, Nothing, Ignored, "holes are found by seeking"),
+        ("no-ghost-fiemap", None, Nothing, Ignored, "holes are found by seeking"),
+        ("pre-dump-mode", None, Value, Ignored, "it matters to a pre-dump only"),
+        ("pidfile", None, Value, Ignored, "it matters to a restore only"),
+        ("display-stats", None, Nothing, Ignored, "statistics are in the summary"),
+        ("cpu-cap", None, Perhaps, Ignored, "vector state is saved for each thread"),
+        ("enable-external-sharing", None, Nothing, Ignored, "mount namespaces are refused"),
+        ("enable-external-masters", None, Nothing, Ignored, "mount namespaces are refused"),
+        ("mntns-compat-mode", None, Nothing, Ignored, "mount namespaces are refused"),
+        ("no-mntns-compat-mode", None, Nothing, Ignored, "mount namespaces are refused"),
+        ("enable-fs", None, Value, Ignored, "mount namespaces are refused"),
+        ("root", None, Value, Refused, "mount namespaces"),
+        ("external", None, Value, Refused, "external resources"),
+        ("empty-ns", None, Value, Refused, "namespaces"),
+        ("ext-mount-map", None, Value, Refused, "mount namespaces"),
+        ("veth-pair", None, Value, Refused, "network namespaces"),
+        ("cgroup-root", None, Value, Refused, "control groups"),
+        ("cgroup-yard", None, Value, Refused, "control groups"),
+        ("cgroup-dump-controller", None, Value, Refused, "control groups"),
+        ("action-script", None, Value, Refused, "action scripts"),
+        ("track-mem", None, Nothing, Refused, "incremental images"),
+        ("prev-images-dir", None, Value, Refused, "incremental images"),
+        ("pre-dump", None, Nothing, Refused, "incremental images"),
+        ("auto-dedup", None, Nothing, Refused, "incremental images"),
+        ("page-server", None, Nothing, Refused, "page servers"),
+        ("address", None, Value, Refused, "page servers"),
+        ("port", None, Value, Refused, "page servers"),
+        ("lazy-pages", None, Nothing, Refused, "lazy pages"),
+        ("status-fd", None, Value, Refused, "lazy pages"),
+        ("stream", None, Nothing, Refused, "streamed images"),
+        ("unprivileged", None, Nothing, Refused, "dumps without privilege"),
+        ("lsm-profile", None, Value, Refused, "security profiles"),
+        ("lsm-mount-context", None, Value, Refused, "security profiles"),
+        ("allow-uprobes", None, Nothing, Refused, "uprobes"),
+    ];
 }
 
 /// `STEP:PID`.
-fn killing(text: &str) -> Result<Mishap, lexopt::Error> {
+fn killing(text: &str) -> Result<Mishap, String> {
     let numbers = text.split_once(':').and_then(|(step, pid)| {
         Some(Mishap::Kill { step: step.parse().ok()?, pid: pid.parse().ok()? })
     });
-    numbers.ok_or_else(|| format!("{text:?} is not STEP:PID").into())
-}
-
-/// A size in bytes, or with one of the letters K, M, G.
-pub(super) fn size(text: &str) -> Result<u64, lexopt::Error> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-        Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large").into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Dump, parse, size};
-
-    fn parsed(args: &[&str]) -> Result<Dump, lexopt::Error> {
-        parse(lexopt::Parser::from_args(args))
-    }
-
-    #[test]
-    fn options_have_the_names_of_criu() {
-        let args = ["--no-default-config", "--log-file", "dump.log", "--images-dir", "a"];
-        let more = ["--verbosity=4", "--tree", "7", "--timeout", "10", "--pre-dump-mode", "splice"];
-        let dump = parsed(&[&args[..], &more[..]].concat()).expect("a dump of the suite");
-        assert_eq!((dump.root, dump.verbosity), (7, 4));
-        assert!(dump.refused.is_empty());
-        let refused = parsed(&["-t", "7", "-D", "a", "--track-mem"]).expect("a known option");
-        assert_eq!(refused.refused.len(), 1);
-        assert!(parsed(&["-t", "7"]).is_err());
-        assert!(parsed(&["-D", "a"]).is_err());
-        assert!(parsed(&["-t", "7", "-D", "a", "--no-such-option"]).is_err());
-    }
-
-    #[test]
-    fn sizes_have_letters() {
-        assert_eq!(size("1M").expect("a size"), 1 << 20);
-        assert_eq!(size("512").expect("a size"), 512);
-        assert!(size("M").is_err() && size("-1").is_err() && size("20000000000G").is_err());
-    }
+    numbers.ok_or_else(|| format!("{text:?} is not STEP:PID"))
 }
