@@ -27,6 +27,7 @@ mod contract;
 mod engine;
 mod files;
 mod host;
+mod place;
 mod plan;
 mod refusal;
 mod remote;
@@ -47,6 +48,7 @@ pub use engine::{
 };
 pub use files::FilesError;
 pub use host::{Host, Vdso};
+pub use place::Place;
 pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, TreeError};
 pub use refusal::Refusal;
 pub use remote::freeze::FreezeError;

@@ -58,7 +58,8 @@ pub(crate) struct Planning {
           default_missing_value = "", value_parser = values::ignores_cgroups)]
     pub(crate) manage_cgroups: Option<bool>,
     /// Whether whole 2 MiB blocks may be filled as huge pages (auto, never)
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = values::huge_pages)]
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = values::huge_pages,
+          action = clap::ArgAction::Set)]
     pub(crate) huge_pages: bool,
     /// Most worker threads; 0 for one a process, up to a bound that fits this host
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
