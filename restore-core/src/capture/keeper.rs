@@ -4,13 +4,20 @@
 //! them back. A command can be killed at any time. So the work is done by a child in a session of
 //! its own, which sees that its parent has gone and undoes what it has done.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid, pipe2};
 
 use crate::remote::spawn::open_pidfd;
+
+/// Signals by which people and programs ask a command to end.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Why the work could not be given to a process of its own.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +48,8 @@ pub enum Ended {
 }
 
 /// Runs `work` in a child process and waits for it. `work` is given a descriptor that becomes
-/// readable when this process has gone; its value is the exit code.
+/// readable when this process has gone, or was asked to end by SIGINT, SIGTERM or SIGHUP; its value
+/// is the exit code.
 ///
 /// # Errors
 /// [`KeeperError`]; `work` has not run then.
@@ -51,22 +59,63 @@ pub fn keep(work: impl FnOnce(OwnedFd) -> u8) -> Result<Ended, KeeperError> {
     if threads != 1 {
         return Err(KeeperError::Threads { threads });
     }
-    let own = open_pidfd(nix::unistd::getpid().as_raw()).map_err(fail("open a pidfd"))?;
+    // The end of this process closes the pipe as well as a signal to it does.
+    let (abort, lifeline) = pipe2(OFlag::O_CLOEXEC).map_err(fail("make a pipe"))?;
+    let ending: SigSet = ENDING.into_iter().collect();
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ending), Some(&mut mask))
+        .map_err(fail("block signals"))?;
+    let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(fail("make a signalfd"))?;
+    let restore_mask = || sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     // SAFETY: this process has one thread (checked above), so the child is a whole copy of it and
     // may do anything.
     match unsafe { nix::unistd::fork() }.map_err(fail("fork"))? {
         ForkResult::Child => {
+            drop((lifeline, signals));
+            // It can only fail for a wrong operation.
+            let _ = restore_mask();
             // A session of its own: what is sent to the command's group does not reach it.
             let _ = nix::unistd::setsid();
-            std::process::exit(work(own).into());
+            std::process::exit(work(abort).into());
         }
-        ForkResult::Parent { child } => loop {
-            match waitpid(child, None) {
-                Ok(WaitStatus::Exited(_, code)) => return Ok(Ended::Code(code as u8)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Ended::Killed(signal as i32)),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(fail("wait for the dump")(errno)),
+        ForkResult::Parent { child } => {
+            drop(abort);
+            let ended = watch(child, lifeline, &signals);
+            let _ = restore_mask();
+            ended
+        }
+    }
+}
+
+/// Waits for the child; a signal to this process tells it to give up, and is taken.
+fn watch(child: Pid, lifeline: OwnedFd, signals: &SignalFd) -> Result<Ended, KeeperError> {
+    let fail = |what| move |errno| KeeperError::Os { what, errno };
+    let pidfd = open_pidfd(child.as_raw()).map_err(fail("open a pidfd"))?;
+    let mut lifeline = Some(lifeline);
+    loop {
+        let mut fds = [
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(fail("wait for the dump")(errno)),
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let [has_ended, has_signal] = [is_ready(&fds[0]), is_ready(&fds[1])];
+        if has_signal {
+            while matches!(signals.read_signal(), Ok(Some(_))) {
+                drop(lifeline.take());
             }
-        },
+        }
+        if has_ended {
+            return match waitpid(child, None) {
+                Ok(WaitStatus::Exited(_, code)) => Ok(Ended::Code(code as u8)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Ended::Killed(signal as i32)),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(errno) => Err(fail("wait for the dump")(errno)),
+            };
+        }
     }
 }

@@ -314,8 +314,8 @@ pub enum DumpError {
         /// The limit.
         seconds: u64,
     },
-    /// Whoever started the dump has gone.
-    #[error("given up: whoever asked for the dump has gone")]
+    /// It was interrupted by a signal, or whoever started it has gone.
+    #[error("given up: it was interrupted, or whoever asked for it has gone")]
     Aborted,
     /// A step failed because a test wanted it to.
     #[error("step {step} ({what}) fails on purpose")]
