@@ -140,6 +140,60 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "images.unreadable",
+            Self::Manifest(error) => error.code(),
+            Self::Missing { .. } => "images.missing",
+            Self::UnknownKind { .. } => "images.unknown-kind",
+            Self::NoOwner { .. } => "images.no-owner",
+            Self::Magic { .. } => "images.magic",
+            Self::UnknownMagic { .. } => "images.unknown-magic",
+            Self::WrongRecord { .. } => "images.wrong-record",
+            Self::Copy { .. } => "convert.data",
+            Self::Cut { .. } => "images.cut",
+            Self::RecordTooLong { .. } => "images.record-too-long",
+            Self::Wire { source, .. } => source.code(),
+            Self::Count { .. } => "images.count",
+            Self::Contradiction { .. } => "images.contradiction",
+            Self::Unsupported { .. } => "images.unsupported",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { .. } => {
+                Some("check the path of the directory, and that this user may read it")
+            }
+            Self::Manifest(error) => error.help(),
+            Self::Missing { .. } => {
+                Some("copy the whole directory of the dump again, or dump again")
+            }
+            Self::UnknownKind { .. } => {
+                Some("take it out of the directory if no dump put it there")
+            }
+            Self::NoOwner { .. } => Some("use a directory that holds the files of one dump only"),
+            Self::Magic { .. } => {
+                Some("copy the file again: it is damaged, or has the name of another one")
+            }
+            Self::UnknownMagic { .. } => Some("name an image with records, or copy the file again"),
+            Self::WrongRecord { .. } => Some("name an image of the kind that is wanted"),
+            Self::Copy { .. } => Some("make room, or write to another place"),
+            Self::Cut { .. } => Some("copy the file again, or dump again: its end is missing"),
+            Self::RecordTooLong { .. } => Some("copy the file again, or dump again"),
+            Self::Wire { source, .. } => source.help(),
+            Self::Count { .. } => Some("copy the directory again, or dump again"),
+            Self::Contradiction { .. } => {
+                Some("use the files of one dump only, as that dump wrote them")
+            }
+            Self::Unsupported { .. } => {
+                Some("restore the checkpoint with criu, or dump without the feature")
+            }
+        }
+    }
+
     /// Whether something is wrong with the images, rather than not supported.
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Unsupported { .. })

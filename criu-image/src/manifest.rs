@@ -161,6 +161,40 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "manifest.unreadable",
+            Self::Malformed { .. } => "manifest.malformed",
+            Self::Damaged { .. } => "manifest.damaged",
+            Self::Length { .. } => "manifest.length",
+            Self::NoFile { .. } => "manifest.no-file",
+            Self::Missing { .. } => "manifest.missing",
+            Self::Unlisted { .. } => "manifest.unlisted",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { .. } => {
+                Some("check that this user may read the directory, and that its disk is sound")
+            }
+            Self::Malformed { .. } => Some("copy the manifest of the dump again"),
+            Self::Damaged { .. } => {
+                Some("copy the file again from where the dump wrote it, or dump again")
+            }
+            Self::Length { .. } => {
+                Some("copy the file again from where the dump wrote it, or dump again")
+            }
+            Self::NoFile { .. } => Some("put the regular file of the dump in its place"),
+            Self::Missing { .. } => Some("copy the whole directory of the dump again"),
+            Self::Unlisted { .. } => {
+                Some("take it out of the directory: it is of no dump, or of another one")
+            }
+        }
+    }
+
     /// The file that it is about.
     pub fn file(&self) -> &str {
         match self {

@@ -83,6 +83,40 @@ pub enum WireError {
     },
 }
 
+impl WireError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Cut { .. } => "images.message-cut",
+            Self::UnknownField { .. } => "images.unknown-field",
+            Self::WireType { .. } => "images.field-type",
+            Self::Range { .. } => "images.field-range",
+            Self::UnknownValue { .. } => "images.unknown-value",
+            Self::Twice { .. } => "images.field-twice",
+            Self::Missing { .. } => "images.field-missing",
+            Self::TooDeep { .. } => "images.nesting",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Cut { .. } => Some("copy the file again, or dump again"),
+            Self::UnknownField { .. } => {
+                Some("dump with CRIU 4.2 or with thaw: another version may have written it")
+            }
+            Self::WireType { .. } => Some("copy the file again, or dump again"),
+            Self::Range { .. } => Some("copy the file again, or dump again"),
+            Self::UnknownValue { .. } => {
+                Some("dump with CRIU 4.2 or with thaw: another version may have written it")
+            }
+            Self::Twice { .. } => Some("copy the file again, or dump again"),
+            Self::Missing { .. } => Some("copy the file again, or dump again"),
+            Self::TooDeep { .. } => Some("copy the file again, or dump again"),
+        }
+    }
+}
+
 /// A fault and where it is, in bytes from the start of the payload.
 pub(crate) type Fault = (usize, WireError);
 

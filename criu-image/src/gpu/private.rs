@@ -64,6 +64,30 @@ pub enum PrivateError {
     },
 }
 
+impl PrivateError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "images.gpu-version",
+            Self::Cut { .. } => "images.gpu-cut",
+            Self::Trailing { .. } => "images.gpu-trailing",
+            Self::Object { .. } => "images.gpu-object",
+            Self::Padding { .. } => "images.gpu-padding",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Version { .. } => Some("use a thaw that knows the kernel of the dump"),
+            Self::Cut { .. } => Some("copy the file again, or dump again"),
+            Self::Trailing { .. } => Some("copy the file again, or dump again"),
+            Self::Object { .. } => Some("copy the file again, or dump again"),
+            Self::Padding { .. } => Some("copy the file again, or dump again"),
+        }
+    }
+}
+
 /// Takes the private data of a KFD file apart. Putting the result together again with [`pack`]
 /// gives the same bytes.
 ///

@@ -58,6 +58,36 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "convert.write",
+            Self::NoRecords => "convert.no-records",
+            Self::WrongRecord { .. } => "convert.wrong-record",
+            Self::Empty { .. } => "convert.empty",
+            Self::RecordTooLong { .. } => "convert.record-too-long",
+            Self::DataMissing { .. } => "convert.data-missing",
+            Self::TooMuchData { .. } => "convert.data-left",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Write(_) => Some("make room, or write to another place"),
+            Self::NoRecords => Some("name a kind of image that has records"),
+            Self::WrongRecord { .. } => {
+                Some("put the entries into the order that such an image has")
+            }
+            Self::Empty { .. } => Some("give it its entry"),
+            Self::DataMissing { .. } => Some("give as much data as the entry says"),
+            Self::TooMuchData { .. } => Some("give as much data as the entry says"),
+            Self::RecordTooLong { .. } => None,
+        }
+    }
+}
+
 /// What must come before the next record.
 #[derive(Clone, Copy, Debug, Default)]
 struct Owed {

@@ -95,3 +95,35 @@ pub enum JsonError {
         source: WriteError,
     },
 }
+
+impl JsonError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Image(error) => error.code(),
+            Self::Output(_) => "convert.output",
+            Self::Input(_) => "convert.input",
+            Self::NotJson => "convert.not-json",
+            Self::Syntax { .. } => "convert.syntax",
+            Self::Value { .. } => "convert.value",
+            Self::UnknownName { .. } => "convert.unknown-magic",
+            Self::Entry { source, .. } => source.code(),
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Image(error) => error.help(),
+            Self::Output(_) => Some("make room, or write to another place"),
+            Self::Input(_) => Some("check the path, and that this user may read it"),
+            Self::NotJson => {
+                Some("give the JSON that decode writes: an image is no input of encode")
+            }
+            Self::Syntax { .. } => Some("correct the JSON at that byte"),
+            Self::Value { .. } => Some("correct the value at that byte"),
+            Self::UnknownName { .. } => Some("give the magic that decode writes for such an image"),
+            Self::Entry { source, .. } => source.help(),
+        }
+    }
+}
