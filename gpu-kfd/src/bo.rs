@@ -53,6 +53,28 @@ pub enum BoError {
     },
 }
 
+impl BoError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Map { .. } => "device.map",
+            Self::Memory { .. } => "device.host-memory",
+            Self::Bounds { .. } => "device.bounds",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Map { .. } => Some("look into the kernel's log, and free memory of this host"),
+            Self::Memory { .. } => Some("free memory of this host, or copy less at a time"),
+            Self::Bounds { .. } => None,
+        }
+    }
+}
+
 /// A buffer object in the address space of this process; unmapped when dropped.
 #[derive(Debug)]
 pub struct BoMapping {

@@ -93,7 +93,40 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
-    /// Names a failure.
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { errno: Errno::ENODEV | Errno::EIO | Errno::ECANCELED, .. } => {
+                "device.gone"
+            }
+            Self::Refused { errno: Errno::ENOMEM | Errno::ENOSPC, .. } => "device.no-memory",
+            Self::Refused { errno: Errno::EACCES | Errno::EPERM, .. } => "device.denied",
+            Self::Refused { errno: Errno::ENOENT | Errno::ENXIO, .. } => "device.absent",
+            Self::Refused { errno: Errno::EMFILE | Errno::ENFILE, .. } => "device.descriptors",
+            Self::Refused { .. } => "device.call",
+            Self::NotMade { .. } => "device.not-made",
+            Self::Version { .. } => "device.version",
+            Self::WrongDriver { .. } => "device.driver",
+            Self::TooMany { .. } => "device.too-many",
+            Self::Unsettled { .. } => "device.unsettled",
+        }
+    }
+
+    /// What can be done about it, where there is something. Of a refusal it stands in the text, too.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { operation, errno, .. } => advice(operation, *errno),
+            Self::Version { .. } => Some("use a newer kernel or amdgpu driver"),
+            Self::WrongDriver { .. } => Some("name an AMD GPU's"),
+            Self::Unsettled { .. } => {
+                Some("stop the program that goes on making buffers, and try again")
+            }
+            Self::NotMade { .. } | Self::TooMany { .. } => None,
+        }
+    }
+
     /// Names the call that failed.
     #[must_use]
     pub fn of(operation: &'static str, path: &Path, failure: CallFailure) -> Self {
@@ -109,15 +142,6 @@ impl DeviceError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
-            _ => None,
-        }
-    }
-
-    /// What the operator can do; it stands in the text already.
-    #[must_use]
-    pub fn advice(&self) -> Option<&'static str> {
-        match self {
-            Self::Refused { operation, errno, .. } => advice(operation, *errno),
             _ => None,
         }
     }
@@ -226,6 +250,21 @@ mod tests {
             let name = if operation.is_empty() { "GET_VERSION" } else { operation };
             assert_eq!(advice(name, *errno), Some(*text), "line {index} is hidden");
         }
+    }
+
+    #[test]
+    fn refusals_of_one_call_have_a_code_for_each_cause() {
+        let code = |errno| {
+            let failure = CallFailure::Refused(errno);
+            let error = DeviceError::of("GEM_CREATE", Path::new("/dev/kfd"), failure);
+            // What the text says to do is what the error says to do.
+            assert!(error.help().is_none_or(|help| error.to_string().ends_with(help)), "{error}");
+            error.code()
+        };
+        assert_eq!(code(Errno::ENOMEM), "device.no-memory");
+        assert_eq!(code(Errno::ENODEV), "device.gone");
+        assert_eq!(code(Errno::EPERM), "device.denied");
+        assert_eq!(code(Errno::EINVAL), "device.call");
     }
 
     #[test]

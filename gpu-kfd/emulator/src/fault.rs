@@ -66,6 +66,30 @@ pub enum FaultRuleError {
     Action(String),
 }
 
+impl FaultRuleError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Shape(_) => "usage.fault-rule",
+            Self::Which(_) => "usage.fault-which",
+            Self::Action(_) => "usage.fault-action",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Shape(_) => {
+                Some("write CALL[@WHICH]=ACTION, such as ALLOC_MEMORY_OF_GPU@2=ENOMEM")
+            }
+            Self::Which(_) => Some("write N, N.., N..M or P% after the @"),
+            Self::Action(_) => Some("give the name of an errno, or a delay such as 5ms"),
+        }
+    }
+}
+
 impl FromStr for FaultRule {
     type Err = FaultRuleError;
 

@@ -84,3 +84,30 @@ pub enum ContentsError {
         seconds: u64,
     },
 }
+
+impl ContentsError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Device(error) => error.code(),
+            Self::Bo(error) => error.code(),
+            Self::Size(_) => "device.size",
+            Self::NoEngine { .. } => "device.no-engine",
+            Self::Addresses { .. } => "device.addresses",
+            Self::Hang { .. } => "device.hang",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Device(error) => error.help(),
+            Self::Bo(error) => error.help(),
+            Self::NoEngine { .. } => Some("reach its memory through a mapping"),
+            Self::Hang { .. } => Some("look into the kernel's log, and reset the GPU"),
+            Self::Size(_) | Self::Addresses { .. } => None,
+        }
+    }
+}

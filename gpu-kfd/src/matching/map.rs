@@ -62,6 +62,38 @@ pub enum UserMapError {
     TooMany,
 }
 
+impl UserMapError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotAPair { .. } => "usage.gpu-map-pair",
+            Self::NotAnId { .. } => "usage.gpu-map-id",
+            Self::Zero { .. } => "usage.gpu-map-zero",
+            Self::SavedTwice { .. } => "usage.gpu-map-saved-twice",
+            Self::HereTwice { .. } => "usage.gpu-map-here-twice",
+            Self::TooMany => "usage.gpu-map-too-many",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAPair { .. } => {
+                Some("write pairs SAVED=HERE with commas between, such as 0xf85e=0x1267")
+            }
+            Self::NotAnId { .. } => {
+                Some("give ids as decimal numbers, or hexadecimal ones with 0x")
+            }
+            Self::Zero { .. } => Some("give the ids of GPUs"),
+            Self::SavedTwice { .. } => Some("map each saved GPU once"),
+            Self::HereTwice { .. } => Some("give each GPU of this host to one saved GPU"),
+            Self::TooMany => Some("leave out the GPUs that need not be chosen"),
+        }
+    }
+}
+
 impl UserMap {
     /// The GPU that was chosen for a saved one.
     #[must_use]

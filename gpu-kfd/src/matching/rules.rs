@@ -154,6 +154,20 @@ pub struct SwitchError {
     pub value: String,
 }
 
+impl SwitchError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        "usage.gpu-check"
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        Some("set the variable to 0 or NO to switch its rule off, or to 1 or YES to keep it")
+    }
+}
+
 /// Which rules are to hold. [`Default`] is all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {

@@ -70,6 +70,38 @@ pub enum TopologyError {
     },
 }
 
+impl TopologyError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "topology.unreadable",
+            Self::TooLong { .. } => "topology.too-long",
+            Self::NotText { .. } => "topology.not-text",
+            Self::Line { .. } => "topology.line",
+            Self::TooMany { .. } => "topology.too-many",
+            Self::SameGpuId { .. } => "topology.same-gpu-id",
+            Self::Changed { .. } => "topology.changed",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { .. } => Some("load the amdgpu driver, and let the container see /sys"),
+            Self::TooLong { .. } => Some("check that /sys is the kernel's own"),
+            Self::NotText { .. } => Some("check that /sys is the kernel's own"),
+            Self::Line { .. } => {
+                Some("check that /sys is the kernel's own, or use a kernel from 5.18 to 6.18")
+            }
+            Self::TooMany { .. } => Some("check that /sys is the kernel's own"),
+            Self::SameGpuId { .. } => Some("load the amdgpu driver anew"),
+            Self::Changed { .. } => Some("try again: a GPU came or went"),
+        }
+    }
+}
+
 /// What is wrong with a line of a topology file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineProblem {

@@ -57,6 +57,36 @@ pub enum StartError {
     Failed(String),
 }
 
+impl StartError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Gpus(_) => "node.gpus",
+            Self::Proc => "node.proc",
+            Self::Mount(error) => error.code(),
+            Self::Namespace(error) => error.code(),
+            Self::Thread(_) => "node.thread",
+            Self::System(_) => "node.system",
+            Self::Failed(_) => "node.failed",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Gpus(_) => Some("ask for 1 to 8 GPUs with different minors"),
+            Self::Proc => Some("mount the /proc of this pid namespace"),
+            Self::Mount(error) => error.help(),
+            Self::Namespace(error) => error.help(),
+            Self::Thread(_) => Some("raise the limit of processes (ulimit -u)"),
+            Self::System(_) => Some("run as root, or with CAP_SYS_ADMIN"),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
 /// What a node shows.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFiles {

@@ -116,6 +116,46 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::GpuCount { .. } => "usage.node-gpus",
+            Self::NoSuchGpu { .. } => "usage.node-gpu",
+            Self::CpuNodeCount { .. } => "usage.node-cpu-nodes",
+            Self::CoreCount { .. } => "usage.node-cores",
+            Self::NoSuchCpuNode { .. } => "usage.node-cpu-node",
+            Self::MemorySize { .. } => "usage.node-memory",
+            Self::PublicVram { .. } => "usage.node-visible-vram",
+            Self::GpuId { .. } => "usage.node-gpu-id",
+            Self::GpuIdTaken { .. } => "usage.node-gpu-id-taken",
+            Self::RenderMinor { .. } => "usage.node-minor",
+            Self::RenderMinorTaken { .. } => "usage.node-minor-taken",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::GpuCount { .. } => {
+                Some("ask for as many GPUs as the product has (thaw node list-models)")
+            }
+            Self::NoSuchGpu { .. } => Some("count GPUs from 0"),
+            Self::CpuNodeCount { .. } => Some("ask for 1 to 8 CPU nodes"),
+            Self::CoreCount { .. } => Some("ask for 1 to 1024 cores"),
+            Self::NoSuchCpuNode { .. } => Some("count CPU nodes from 0"),
+            Self::MemorySize { .. } => Some("ask for whole pages of 4 KiB, up to 16 TiB"),
+            Self::PublicVram { .. } => Some("ask for no more than --vram"),
+            Self::GpuId { .. } => Some("give ids from 1 to 65535"),
+            Self::GpuIdTaken { .. } => Some("give each GPU an id of its own"),
+            Self::RenderMinor { .. } => Some("give minors from 128 to 191"),
+            Self::RenderMinorTaken { .. } => Some("give each GPU a minor of its own"),
+        }
+    }
+}
+
 /// What differs from the product at one GPU. What is `None` is as the product, or the driver, has
 /// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

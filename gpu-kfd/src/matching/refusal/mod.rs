@@ -67,6 +67,46 @@ pub enum RefusalReason {
     },
 }
 
+impl RefusalReason {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooManyHere { .. } => "gpu.too-many-here",
+            Self::UnknownSaved { .. } => "gpu.unknown-saved",
+            Self::UnknownHere { .. } => "gpu.unknown-here",
+            Self::FewerHere { .. } => "gpu.fewer-here",
+            Self::NoPartner { .. } => "gpu.no-partner",
+            Self::Apart { .. } => "gpu.apart",
+            Self::Undecided { .. } => "gpu.undecided",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::TooManyHere { .. } => Some("let the container have fewer GPUs"),
+            Self::UnknownSaved { .. } => {
+                Some("give --gpu-map ids of the checkpoint: thaw image x DIR gpu lists them")
+            }
+            Self::UnknownHere { .. } => {
+                Some("give --gpu-map ids of this host: the files gpu_id in its topology")
+            }
+            Self::FewerHere { .. } => {
+                Some("restore on a host with as many GPUs, or let the container have more")
+            }
+            Self::NoPartner { .. } => {
+                Some("restore on GPUs of the same kind, or switch off rules (KFD_*_CHECK=0)")
+            }
+            Self::Apart { .. } => Some(
+                "restore where GPUs are linked as they were, or switch off rules (KFD_*_CHECK=0)",
+            ),
+            Self::Undecided { .. } => Some("decide it with --gpu-map"),
+        }
+    }
+}
+
 /// What a row of a refusal is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
@@ -133,6 +173,18 @@ pub struct Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.reason.code()
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        self.reason.help()
+    }
+
     /// Why there is no match.
     #[must_use]
     pub fn reason(&self) -> &RefusalReason {

@@ -70,6 +70,32 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoFuse(_) => "node.no-fuse",
+            Self::Refused { .. } => "node.mount",
+            Self::TooOld { .. } => "node.kernel-too-old",
+            Self::NoPassthrough => "node.no-passthrough",
+            Self::Handshake { .. } => "node.handshake",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NoFuse(_) => Some("load the module fuse, or let the container have /dev/fuse"),
+            Self::Refused { .. } => Some("run as root, or with CAP_SYS_ADMIN"),
+            Self::TooOld { .. } => Some("use Linux 6.9 or newer"),
+            Self::NoPassthrough => Some("use a kernel with CONFIG_FUSE_PASSTHROUGH"),
+            Self::Handshake { .. } => None,
+        }
+    }
+}
+
 /// A mounted file system. The last close of its descriptors aborts it: every caller that waits gets
 /// `ECONNABORTED`, and so do all who come.
 #[derive(Debug)]

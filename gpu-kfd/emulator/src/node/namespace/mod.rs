@@ -66,6 +66,20 @@ pub struct NamespaceError {
     pub source: io::Error,
 }
 
+impl NamespaceError {
+    /// Its code, by which `docs/errors.md` lists it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        "node.namespace"
+    }
+
+    /// What can be done about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        Some("run as root, or with CAP_SYS_ADMIN, on a kernel with overlayfs")
+    }
+}
+
 /// Says what failed, for `map_err`.
 fn failed<E: Into<io::Error>>(doing: &'static str, path: &str) -> impl FnOnce(E) -> NamespaceError {
     let path = PathBuf::from(path);
