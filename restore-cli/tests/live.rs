@@ -104,7 +104,7 @@ fn taken_pid_is_an_error_and_everything_is_undone() {
         // The tree runs, so none of its ids is free.
         assert_eq!(thaw(&images, &[]).code(), Some(1));
         let text = errors(&images.join("thaw.log"));
-        assert!(text.contains("in use by another task"), "{text}");
+        assert!(text.contains("in use by process"), "{text}");
         assert_eq!(tree.alive().len(), tree.pids.len(), "the running tree was touched");
         tree.kill();
     });

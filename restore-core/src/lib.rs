@@ -43,13 +43,13 @@ pub use contract::{
 #[doc(hidden)]
 pub use engine::Sabotage;
 pub use engine::{
-    CopyError, Event, Failure, GuardError, RestoreError, Restored, Stage, StepError, XstateError,
-    restore,
+    CopyError, Event, Failure, GuardError, IdUser, RestoreError, Restored, Stage, StepError,
+    XstateError, restore,
 };
 pub use files::FilesError;
 pub use host::{Host, Vdso};
 pub use place::Place;
 pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, TreeError};
-pub use refusal::Refusal;
+pub use refusal::{Refusal, RefusalKind};
 pub use remote::freeze::FreezeError;
 pub use remote::ring::CallError;

@@ -12,7 +12,7 @@ use criu_image::record::TaskKobjIdsEntry;
 use super::facts::Facts;
 use super::raw::{self, Shared};
 use super::{DumpError, proc};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// Namespaces in the numbering of upstream's inventory.
 const NAMESPACES: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
@@ -116,26 +116,24 @@ fn foreign(facts: &Facts, root: &Facts, own: &Namespaces, refusals: &mut Vec<Ref
         };
         if facts.namespaces[at] != *wanted {
             let what = format!("{name} namespace of its own");
-            let refusal = Refusal::new(what, entry, facts.pid as u32);
-            refusals.push(refusal.with_help("dump it from inside, or with criu"));
+            refusals.push(Refusal::new(RefusalKind::Namespace, what, entry, facts.pid as u32));
         }
     }
 }
 
 fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> {
     let pid = facts.pid;
-    let mut refuse = |what: String, tid: i32, help: &'static str| {
-        let refusal = Refusal::new(what, format!("thread {tid}"), pid as u32);
-        refusals.push(refusal.with_help(help));
+    let mut refuse = |kind: RefusalKind, what: String, tid: i32| {
+        refusals.push(Refusal::new(kind, what, format!("thread {tid}"), pid as u32));
     };
     for thread in &facts.threads {
         let status = &thread.status;
         if status.seccomp != 0 {
-            refuse(format!("seccomp mode {}", status.seccomp), thread.tid, "dump it with criu");
+            let what = format!("seccomp mode {}", status.seccomp);
+            refuse(RefusalKind::Seccomp, what, thread.tid);
         }
         if thread.stat.policy == SCHED_DEADLINE {
-            let help = "give it another scheduling policy";
-            refuse("deadline scheduling".to_owned(), thread.tid, help);
+            refuse(RefusalKind::Deadline, "deadline scheduling".to_owned(), thread.tid);
         }
         if thread.tid != pid {
             for (what, name) in [(Shared::Files, "descriptor table"), (Shared::Places, "root")] {
@@ -143,7 +141,7 @@ fn threads(facts: &Facts, refusals: &mut Vec<Refusal>) -> Result<(), DumpError> 
                     .map_err(|errno| DumpError::Os { what: "compare threads", pid, errno })?;
                 if order != Ordering::Equal {
                     let what = format!("{name} of a thread of its own");
-                    refuse(what, thread.tid, "have its threads share it");
+                    refuse(RefusalKind::ThreadTable, what, thread.tid);
                 }
             }
         }
@@ -177,8 +175,8 @@ fn shared(facts: &[Facts], refusals: &mut Vec<Refusal>) -> Result<(), DumpError>
                 Err(at) => sorted.insert(at, pid),
                 Ok(at) => {
                     let what = format!("{name} shared with process {}", sorted[at]);
-                    let refusal = Refusal::new(what, "the process as a whole", pid as u32);
-                    refusals.push(refusal.with_help("dump it with criu"));
+                    let (kind, place) = (RefusalKind::Shared, "the process as a whole");
+                    refusals.push(Refusal::new(kind, what, place, pid as u32));
                 }
             }
         }

@@ -38,6 +38,24 @@ pub enum KeeperError {
     },
 }
 
+impl KeeperError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Threads { .. } => "dump.threads",
+            Self::Os { .. } => "dump.keeper",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Threads { .. } => Some("call it from a process with one thread"),
+            Self::Os { .. } => Some("raise the limit of processes (ulimit -u, pids.max)"),
+        }
+    }
+}
+
 /// How the process that did the work has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

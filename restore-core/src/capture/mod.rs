@@ -23,6 +23,7 @@ mod task;
 mod tree;
 mod write;
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -128,7 +129,7 @@ pub enum DumpError {
         sid: i32,
     },
     /// A process is traced by another program.
-    #[error("process {pid} is traced by process {tracer}: end that first")]
+    #[error("process {pid} is traced by process {tracer}: end the tracer first")]
     Traced {
         /// The process.
         pid: i32,
@@ -330,6 +331,112 @@ pub enum DumpError {
     WorkerLost,
 }
 
+impl DumpError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "unsupported.tree",
+            Self::NoProcess { .. } => "dump.no-process",
+            Self::ForeignSession { .. } => "dump.foreign-session",
+            Self::Traced { .. } => "dump.traced",
+            Self::LeaderGone { .. } => "dump.leader-gone",
+            Self::Died { .. } => "dump.died",
+            Self::NoFreezer { .. } => "dump.no-freezer",
+            Self::Frozen { .. } => "dump.frozen",
+            Self::Restless { .. } => "dump.restless",
+            Self::Occupied { .. } => "dump.occupied",
+            Self::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                "dump.denied"
+            }
+            Self::Read { .. } => "dump.unreadable",
+            Self::Unexpected { .. } => "dump.not-understood",
+            Self::Write { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                "dump.no-space"
+            }
+            Self::Write { .. } => "dump.write",
+            Self::Os { errno: Errno::EPERM | Errno::EACCES, .. } => "dump.denied",
+            Self::Os { .. } => "dump.call",
+            Self::Descriptor { .. } => "dump.descriptor",
+            Self::Memory { .. } => "dump.memory",
+            Self::Shared { .. } => "dump.shared-memory",
+            Self::Pipe { .. } => "dump.pipe",
+            Self::Ghost { .. } => "dump.deleted-file",
+            Self::Device { source, .. } => source.code(),
+            Self::Contents { source, .. } => source.code(),
+            Self::Topology { source, .. } => source.code(),
+            Self::UnknownGpu { .. } => "dump.unknown-gpu",
+            Self::Unpause(error) => error.code(),
+            Self::Xstate { .. } => "dump.processor-state",
+            Self::NoAddressSpace { .. } => "dump.address-space",
+            Self::NoInstruction { .. } => "dump.no-syscall",
+            Self::Trace(error) => error.code(),
+            Self::Call(error) => error.code(),
+            Self::Timeout { .. } => "dump.timeout",
+            Self::Aborted => "dump.aborted",
+            Self::Injected { .. } => "dump.injected",
+            Self::WorkerLost => "dump.worker-lost",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(_) => Some("see what is said of each of them"),
+            Self::NoProcess { .. } => {
+                Some("name a process that runs, by its pid in this pid namespace")
+            }
+            Self::ForeignSession { .. } => Some("use --shell-job"),
+            Self::Traced { .. } => Some("end the tracer first"),
+            Self::LeaderGone { .. } => Some("wait until the others have ended"),
+            Self::Died { .. } => Some("look into the kernel's log: it may have run out of memory"),
+            Self::NoFreezer { .. } => Some("name the folder of a group that has cgroup.freeze"),
+            Self::Frozen { .. } => Some("thaw it, or name it (--freeze-cgroup)"),
+            Self::Restless { .. } => {
+                Some("name the control group of the tree with --freeze-cgroup")
+            }
+            Self::Occupied { .. } => Some("dump into a directory without images"),
+            Self::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                Some("run as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN")
+            }
+            Self::Unexpected { .. } => Some("report it, with the version of the kernel"),
+            Self::Write { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                Some("make room in the file system of the images, or dump to another")
+            }
+            Self::Write { .. } => {
+                Some("check that the directory is there, and that this user may write to it")
+            }
+            Self::Os { errno: Errno::EPERM | Errno::EACCES, .. } => {
+                Some("run as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN")
+            }
+            Self::Device { source, .. } => source.help(),
+            Self::Contents { source, .. } => source.help(),
+            Self::Topology { source, .. } => source.help(),
+            Self::UnknownGpu { .. } => Some("let the container see all of the tree's GPUs"),
+            Self::Unpause(error) => error.help(),
+            Self::Xstate { .. } => {
+                Some("have the program not use it, for instance by another build")
+            }
+            Self::NoAddressSpace { .. } => {
+                Some("dump fewer processes at a time: they leave too little in common")
+            }
+            Self::NoInstruction { .. } => Some("run the program with a vdso"),
+            Self::Trace(error) => error.help(),
+            Self::Call(error) => error.help(),
+            Self::Timeout { .. } => Some("allow more with --timeout, or none"),
+            Self::WorkerLost => Some("report it: this is a bug of thaw"),
+            Self::Read { .. }
+            | Self::Os { .. }
+            | Self::Descriptor { .. }
+            | Self::Memory { .. }
+            | Self::Shared { .. }
+            | Self::Pipe { .. }
+            | Self::Ghost { .. }
+            | Self::Aborted
+            | Self::Injected { .. } => None,
+        }
+    }
+}
+
 /// Why a tree is not as it was before the dump.
 #[derive(Debug, thiserror::Error)]
 pub enum UndoError {
@@ -339,6 +446,24 @@ pub enum UndoError {
     /// Queues that were stopped could not be started again.
     #[error(transparent)]
     Queues(#[from] UnpauseError),
+}
+
+impl UndoError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Trace(_) => "undo.task",
+            Self::Queues(error) => error.code(),
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Trace(_) => Some("continue what is stopped (kill -CONT), and look at it"),
+            Self::Queues(error) => error.help(),
+        }
+    }
 }
 
 /// A failed dump.

@@ -55,6 +55,38 @@ pub enum OutlineError {
 }
 
 impl OutlineError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Misplaced { .. } => "plan.misplaced",
+            Self::RenderFirst { .. } => "plan.render-first",
+            Self::Descending { .. } => "plan.descending",
+            Self::Outside { .. } => "plan.edge",
+            Self::Cycle { .. } => "plan.cycle",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Misplaced { .. } => {
+                Some("report it: this is a bug of thaw, unless the outline was edited")
+            }
+            Self::RenderFirst { .. } => {
+                Some("report it: this is a bug of thaw, unless the outline was edited")
+            }
+            Self::Descending { .. } => {
+                Some("report it: this is a bug of thaw, unless the outline was edited")
+            }
+            Self::Outside { .. } => {
+                Some("report it: this is a bug of thaw, unless the outline was edited")
+            }
+            Self::Cycle { .. } => {
+                Some("dump again when the processes do not share buffers both ways")
+            }
+        }
+    }
+
     /// Number of the contract's rule that is broken.
     pub fn rule(&self) -> u8 {
         match self {

@@ -66,6 +66,34 @@ pub enum ScheduleError {
     },
 }
 
+impl ScheduleError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Outline(error) => error.code(),
+            Self::Unknown { .. } => "schedule.unknown-step",
+            Self::Twice { .. } => "schedule.twice",
+            Self::Missing { .. } => "schedule.missing",
+            Self::Process { .. } => "schedule.process-order",
+            Self::Edge { .. } => "schedule.edge-order",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Outline(error) => error.help(),
+            Self::Unknown { .. } => Some("name steps that thaw plan lists"),
+            Self::Twice { .. } => Some("name each step once"),
+            Self::Missing { .. } => Some("name every step that thaw plan lists"),
+            Self::Process { .. } => Some("keep the steps of a process in the order of thaw plan"),
+            Self::Edge { .. } => {
+                Some("let each step come after those that thaw plan says it waits for")
+            }
+        }
+    }
+}
+
 /// Hands out steps in an order that the contract allows. Each step is handed out once, when all
 /// that it waits for has been reported as [`finished`](Scheduler::finished).
 ///

@@ -30,7 +30,7 @@ use nix::errno::Errno;
 pub use devices::copy::CopyError;
 #[doc(hidden)]
 pub use devices::sabotage::Sabotage;
-pub use error::{Failure, RestoreError, StepError};
+pub use error::{Failure, IdUser, RestoreError, StepError};
 pub use threads::XstateError;
 pub use worker::Stage;
 
@@ -142,13 +142,9 @@ fn carry_out(
     pool.adopt(targets);
     leave_rseq();
     let watched = options.sibling.then_some(&service.restorer);
-    let leader = spawn_root(root_slot, root, watched).map_err(|errno| {
-        let help = match errno {
-            Errno::EEXIST => "another process or group uses this id",
-            Errno::EPERM => "choosing a pid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
-            _ => "see clone3(2)",
-        };
-        RestoreError::Root { pid: root, errno, help }
+    let leader = spawn_root(root_slot, root, watched).map_err(|errno| match errno {
+        Errno::EEXIST => taken(root),
+        errno => RestoreError::Root { pid: root, errno },
     })?;
     let root_pidfd = Arc::clone(leader.process());
     if options.sibling {
@@ -241,7 +237,7 @@ fn start_guard(mut slot: Slot, ids: &BTreeSet<i32>, brood: &Brood) -> Result<Gua
         }
         slot = guard.retire();
     }
-    Err(RestoreError::IdTaken { id: *ids.first().expect("a tree has a root") })
+    Err(taken(*ids.first().expect("a tree has a root")))
 }
 
 /// Most workers unless the caller says more: each holds some MiB while it fills memory.
@@ -263,10 +259,14 @@ fn check_ids(plan: &RestorePlan) -> Result<(), RestoreError> {
     use nix::unistd::Pid;
     for &id in &plan.ids {
         if kill(Pid::from_raw(id), None) != Err(Errno::ESRCH) {
-            return Err(RestoreError::IdTaken { id });
+            return Err(taken(id));
         }
     }
     Ok(())
+}
+
+fn taken(id: i32) -> RestoreError {
+    RestoreError::IdTaken { id, user: IdUser::of(id) }
 }
 
 fn raise_descriptor_limit() -> Result<(), RestoreError> {

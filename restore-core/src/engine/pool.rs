@@ -84,7 +84,7 @@ pub(in crate::engine) fn start_beside<T: Started>(
         } else if rejected.len() < THREADS_TRIED_MAX {
             rejected.push(thread);
         } else {
-            return Err(RestoreError::IdTaken { id: tid });
+            return Err(RestoreError::IdTaken { id: tid, user: super::IdUser::of(tid) });
         }
     }
     for thread in rejected {

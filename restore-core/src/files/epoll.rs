@@ -13,7 +13,7 @@ use criu_image::{Checkpoint, FileId, Process};
 use nix::sys::epoll::EpollCreateFlags;
 
 use super::{FilesError, set_status_flags};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub(super) fn check(checkpoint: &Checkpoint, entry: &FileEntry) -> Vec<Refusal> 
         };
         let what = format!("epoll watch of descriptor {}, {reason}", watch.tfd);
         let place = format!("files.img, file {:#x}", entry.id);
-        refusals.push(Refusal::of_tree(what, place));
+        refusals.push(Refusal::of_tree(RefusalKind::EpollWatch, what, place));
     }
     refusals
 }

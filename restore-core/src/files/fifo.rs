@@ -7,7 +7,7 @@ use criu_image::record::FileEntry;
 use criu_image::{Checkpoint, FileId, ImageDir, PipeData};
 
 use super::{FilesError, pipe, raw, regular, remap};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// One open file of a fifo.
 #[derive(Debug)]
@@ -19,7 +19,10 @@ pub(super) struct Plan {
 
 pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Result<Plan, Refusal> {
     let place = || format!("files.img, file {:#x}", entry.id);
-    let fifo = entry.fifo.as_ref().ok_or_else(|| Refusal::of_tree("fifo without data", place()))?;
+    let fifo = entry
+        .fifo
+        .as_ref()
+        .ok_or_else(|| Refusal::of_tree(RefusalKind::Undescribed, "fifo without data", place()))?;
     let path = FileId(fifo.regf_id.unwrap_or(fifo.id));
     let mut path = regular::plan(checkpoint, path, None)?;
     path.pos = None;

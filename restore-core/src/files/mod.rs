@@ -30,7 +30,7 @@ pub(crate) use epoll::{EpollAdd, epoll_adds};
 pub(crate) use raw::duplicate;
 
 use crate::plan::devices::is_device;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// What a descriptor or mapping refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,7 +62,7 @@ pub(crate) enum ObjectKey {
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// A call on a path failed.
-    #[error("{call} of {path} (file {id:#x}) failed: {errno}{}", advice(*.errno))]
+    #[error("{call} of {path} (file {id:#x}) failed: {errno}{}", advised(*.errno))]
     Path {
         /// The call.
         call: &'static str,
@@ -74,7 +74,7 @@ pub enum FilesError {
         errno: Errno,
     },
     /// A call on something without a path failed.
-    #[error("{call} for {what} failed: {errno}{}", advice(*.errno))]
+    #[error("{call} for {what} failed: {errno}{}", advised(*.errno))]
     Object {
         /// The call.
         call: &'static str,
@@ -117,18 +117,61 @@ pub enum FilesError {
     },
 }
 
-/// What the operator can do.
-fn advice(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ENOENT | Errno::ENOTDIR => "; it must be there as it was at the dump",
-        Errno::EACCES | Errno::EPERM => "; restore with the privileges that the dump had",
-        Errno::EAGAIN => "; the capacity that was recorded is too small for the contents",
-        Errno::EEXIST => "; remove what has taken the name",
-        Errno::EMFILE | Errno::ENFILE => "; raise the limit of open files",
-        Errno::ENOSPC | Errno::EDQUOT => "; make room in the file system",
-        Errno::EROFS => "; it must be on a file system that can be written to",
-        _ => "",
+impl FilesError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Path { errno: Errno::ENOENT | Errno::ENOTDIR, .. }
+            | Self::Object { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => "files.missing",
+            Self::Path { errno: Errno::EACCES | Errno::EPERM, .. }
+            | Self::Object { errno: Errno::EACCES | Errno::EPERM, .. } => "files.denied",
+            Self::Path { errno: Errno::EEXIST, .. } | Self::Object { errno: Errno::EEXIST, .. } => {
+                "files.name-taken"
+            }
+            Self::Path { errno: Errno::EMFILE | Errno::ENFILE, .. }
+            | Self::Object { errno: Errno::EMFILE | Errno::ENFILE, .. } => "files.descriptors",
+            Self::Path { errno: Errno::ENOSPC | Errno::EDQUOT, .. }
+            | Self::Object { errno: Errno::ENOSPC | Errno::EDQUOT, .. } => "files.no-space",
+            Self::Path { errno: Errno::EROFS, .. } | Self::Object { errno: Errno::EROFS, .. } => {
+                "files.read-only"
+            }
+            Self::Path { .. } | Self::Object { .. } => "files.call",
+            Self::Image { .. } => "files.image",
+            Self::Changed { .. } => "files.mode",
+            Self::Size { .. } => "files.size",
+        }
     }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Path { errno, .. } | Self::Object { errno, .. } => advice(*errno),
+            Self::Image { .. } => {
+                Some("leave the directory of the images as it is during a restore")
+            }
+            Self::Changed { .. } => Some("put the file of the dump back"),
+            Self::Size { .. } => Some("put the file of the dump back"),
+        }
+    }
+}
+
+/// What the operator can do.
+fn advice(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Some("it must be there as it was at the dump"),
+        Errno::EACCES | Errno::EPERM => Some("restore with the privileges that the dump had"),
+        Errno::EAGAIN => Some("the capacity that was recorded is too small for the contents"),
+        Errno::EEXIST => Some("remove what has taken the name"),
+        Errno::EMFILE | Errno::ENFILE => Some("raise the limit of open files"),
+        Errno::ENOSPC | Errno::EDQUOT => Some("make room in the file system"),
+        Errno::EROFS => Some("it must be on a file system that can be written to"),
+        _ => None,
+    }
+}
+
+/// The same as the end of a text.
+fn advised(errno: Errno) -> String {
+    advice(errno).map_or_else(String::new, |advice| format!("; {advice}"))
 }
 
 /// How one object is opened.
@@ -209,7 +252,8 @@ pub(crate) fn mapping_key(
     let kind = checkpoint.files.get(&file).map(FileEntry::r#type);
     if !matches!(kind, Some(FdTypes::Reg | FdTypes::Memfd)) {
         let what = format!("mapping of a file of kind {kind:?}");
-        return Err(Refusal::of_tree(what, format!("files.img, file {:#x}", file.0)));
+        let place = format!("files.img, file {:#x}", file.0);
+        return Err(Refusal::of_tree(RefusalKind::MappedKind, what, place));
     }
     let writes = vma.prot & libc::PROT_WRITE as u32 != 0 && vma.status & FILE_PRIVATE == 0;
     let by_use = if writes { libc::O_RDWR } else { libc::O_RDONLY };
@@ -260,7 +304,8 @@ impl Planner<'_> {
         let checkpoint = self.checkpoint;
         let Some(entry) = checkpoint.files.get(&id) else {
             let place = format!("files.img, file {:#x}", id.0);
-            let refusal = Refusal::of_tree("file that is not described", place);
+            let refusal =
+                Refusal::of_tree(RefusalKind::Undescribed, "file that is not described", place);
             return self.refusals.push((id, refusal));
         };
         let plan = match entry.r#type() {
@@ -304,7 +349,7 @@ impl Planner<'_> {
         if mapping.is_some() || bodies.any(is_place) {
             let what = "program, directory or mapping in /proc/<pid> of the tree";
             let place = format!("files.img, file {:#x}", id.0);
-            return Err(Refusal::of_tree(what, place));
+            return Err(Refusal::of_tree(RefusalKind::ProcOfTree, what, place));
         }
         self.plan.late.push((key, Late::Regular(plan)));
         Ok(None)
@@ -369,28 +414,30 @@ fn whole<P, T>(
     wrap: impl FnOnce(P) -> T,
 ) -> Result<Option<T>, Refusal> {
     let place = format!("files.img, file {:#x}", entry.id);
-    let plan = plan(entry).ok_or_else(|| Refusal::of_tree("file without its description", place));
+    let what = "file without its description";
+    let none = || Refusal::of_tree(RefusalKind::Undescribed, what, place);
+    let plan = plan(entry).ok_or_else(none);
     plan.map(|plan| Some(wrap(plan)))
 }
 
 fn unsupported(kind: FdTypes, entry: &FileEntry) -> Refusal {
-    let what = match kind {
-        FdTypes::Inetsk => "internet socket",
-        FdTypes::Unixsk => "unix socket",
-        FdTypes::Packetsk => "packet socket",
-        FdTypes::Netlinksk => "netlink socket",
-        FdTypes::Inotify => "inotify instance",
-        FdTypes::Fanotify => "fanotify instance",
-        FdTypes::Tty => "terminal",
-        FdTypes::Ns => "namespace file",
-        FdTypes::Tunf => "tun device",
-        FdTypes::Ext => "file of a plugin",
-        FdTypes::Bpfmap => "BPF map",
-        _ => "file of unknown kind",
+    let (refused, what) = match kind {
+        FdTypes::Inetsk => (RefusalKind::InternetSocket, "internet socket"),
+        FdTypes::Unixsk => (RefusalKind::UnixSocket, "unix socket"),
+        FdTypes::Packetsk => (RefusalKind::PacketSocket, "packet socket"),
+        FdTypes::Netlinksk => (RefusalKind::NetlinkSocket, "netlink socket"),
+        FdTypes::Inotify => (RefusalKind::Inotify, "inotify instance"),
+        FdTypes::Fanotify => (RefusalKind::Fanotify, "fanotify instance"),
+        FdTypes::Tty => (RefusalKind::Terminal, "terminal"),
+        FdTypes::Ns => (RefusalKind::NamespaceFile, "namespace file"),
+        FdTypes::Tunf => (RefusalKind::TunDevice, "tun device"),
+        FdTypes::Ext => (RefusalKind::PluginFile, "file of a plugin"),
+        FdTypes::Bpfmap => (RefusalKind::Bpf, "BPF map"),
+        _ => (RefusalKind::UnknownFile, "file of unknown kind"),
     };
-    let refusal = Refusal::of_tree(what, format!("files.img, file {:#x}", entry.id));
+    let refusal = Refusal::of_tree(refused, what, format!("files.img, file {:#x}", entry.id));
     match kind {
-        FdTypes::Ext => refusal.with_help("its plugin must restore it"),
+        FdTypes::Ext => refusal,
         _ => refusal.with_help("restore the checkpoint with criu, or close it before the dump"),
     }
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{FilesError, raw};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// `F_OWNER_TID`, `F_OWNER_PID`, `F_OWNER_PGRP` (asm-generic/fcntl.h).
 const OWNER_TID: u32 = 0;
@@ -50,7 +50,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, entry: &FileEntry) -> Result<Option<
     if fown.pid != 0 && !in_tree(checkpoint, fown) {
         let what = format!("signals of a file to {}, outside the tree", fown.pid as i32);
         let place = format!("files.img, file {:#x}", entry.id);
-        return Err(Refusal::of_tree(what, place));
+        return Err(Refusal::of_tree(RefusalKind::StrangeOwner, what, place));
     }
     Ok(Some(Plan { fown: *fown, asynchronous }))
 }

@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::{FilesError, raw};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// `pidfd_entry.nspid` of a process that had exited and been collected.
 const GONE: i32 = -1;
@@ -40,7 +40,7 @@ impl Plan {
         if pid != GONE && !processes.any(|process| i64::from(process.pid) == i64::from(pid)) {
             let what = format!("pidfd of {pid}, a thread or outside the tree");
             let place = format!("files.img, file {:#x}", entry.id);
-            return Err(Refusal::of_tree(what, place));
+            return Err(Refusal::of_tree(RefusalKind::StrangePidfd, what, place));
         }
         Ok(Self { entry })
     }

@@ -14,7 +14,7 @@ use nix::sys::stat::{FileStat, fstat, lstat, stat};
 use nix::unistd::{Whence, lseek};
 
 use super::{FilesError, raw, remap};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// `O_*` flags that belong to the making of a file, not to an open file.
 const CREATION: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_NOCTTY;
@@ -47,23 +47,25 @@ pub(super) fn plan(
     id: FileId,
     mapping: Option<u32>,
 ) -> Result<Plan, Refusal> {
-    let refuse = |what: String| Refusal::of_tree(what, format!("files.img, file {:#x}", id.0));
+    let refuse = |kind: RefusalKind, what: &str| {
+        Refusal::of_tree(kind, what, format!("files.img, file {:#x}", id.0))
+    };
     let Some(entry) = checkpoint.reg_file(id) else {
-        return Err(refuse("file without a path".to_owned()));
+        return Err(refuse(RefusalKind::Undescribed, "file without a path"));
     };
     if entry.ext.unwrap_or(false) {
-        return Err(refuse("external file".to_owned()));
+        return Err(refuse(RefusalKind::ExternalFile, "external file"));
     }
     let path = absolute(entry);
-    let needs_tasks = needs_tasks(checkpoint, &path).map_err(refuse)?;
+    let needs_tasks = needs_tasks(checkpoint, &path).map_err(|(kind, what)| refuse(kind, &what))?;
     let (remapped, rebuilt) = match checkpoint.remaps.get(&id) {
         Some(Remap::Ghost(ghost)) => {
-            remap::check(ghost).map_err(|what| refuse(what.to_owned()))?;
+            remap::check(ghost).map_err(|what| refuse(RefusalKind::Undescribed, what))?;
             (true, true)
         }
         Some(Remap::Linked(_)) => (true, false),
         Some(Remap::Procfs(pid)) if !needs_tasks => {
-            return Err(refuse(exited(*pid)));
+            return Err(refuse(RefusalKind::DeadProcEntry, &exited(*pid)));
         }
         Some(Remap::Procfs(_)) | None => (false, false),
     };
@@ -111,7 +113,7 @@ fn number(text: &[u8]) -> Option<u32> {
 
 /// Whether the path is in `/proc/<pid>` of a process of the tree, and so exists only with it. The
 /// error says what of a process does not exist in time.
-fn needs_tasks(checkpoint: &Checkpoint, path: &[u8]) -> Result<bool, String> {
+fn needs_tasks(checkpoint: &Checkpoint, path: &[u8]) -> Result<bool, (RefusalKind, String)> {
     let Some(rest) = path.strip_prefix(b"/proc/") else {
         return Ok(false);
     };
@@ -127,23 +129,25 @@ fn needs_tasks(checkpoint: &Checkpoint, path: &[u8]) -> Result<bool, String> {
         // One remap stands for all files of its process.
         let dead = |remap: &Remap| matches!(remap, Remap::Procfs(dead) if *dead == pid);
         if checkpoint.remaps.values().any(dead) {
-            return Err(exited(pid));
+            return Err((RefusalKind::DeadProcEntry, exited(pid)));
         }
         if checkpoint.processes.iter().any(has_thread) {
-            return Err(format!("/proc entry of thread {pid}"));
+            return Err((RefusalKind::ThreadProcEntry, format!("/proc entry of thread {pid}")));
         }
         return Ok(false);
     }
     let mut rest: Vec<&[u8]> = parts.collect();
     if let [b"task", tid, ..] = rest.as_slice() {
         if number(tid) != Some(pid) {
-            return Err(format!("/proc entry of a thread of process {pid}"));
+            let what = format!("/proc entry of a thread of process {pid}");
+            return Err((RefusalKind::ThreadProcEntry, what));
         }
         rest.drain(..2);
     }
     match rest.as_slice() {
         [b"fd" | b"fdinfo" | b"map_files", _, ..] => {
-            Err(format!("/proc entry of a descriptor or mapping of process {pid}"))
+            let what = format!("/proc entry of a descriptor or mapping of process {pid}");
+            Err((RefusalKind::ThreadProcEntry, what))
         }
         _ => Ok(true),
     }

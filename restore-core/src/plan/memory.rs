@@ -14,7 +14,7 @@ use criu_image::{Body, Checkpoint, vma_status};
 
 use super::devices::{DeviceMap, is_device};
 use crate::files::{self, ObjectKey};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// One `mmap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,12 +137,12 @@ const FLAGS_KEPT: u32 = (libc::MAP_SHARED
     | 0x3f << 26) as u32;
 
 /// Status bits of mappings that are not supported, and what they are.
-const UNSUPPORTED: [(u32, &str); 5] = [
-    (vma_status::SYSVIPC, "System V shared memory mapping"),
-    (vma_status::SOCKET, "mapping of a packet socket"),
-    (vma_status::AIORING, "asynchronous I/O ring"),
-    (vma_status::SHSTK, "shadow stack"),
-    (vma_status::UPROBES, "uprobes mapping"),
+const UNSUPPORTED: [(u32, RefusalKind, &str); 5] = [
+    (vma_status::SYSVIPC, RefusalKind::SysvMemory, "System V shared memory mapping"),
+    (vma_status::SOCKET, RefusalKind::PacketSocket, "mapping of a packet socket"),
+    (vma_status::AIORING, RefusalKind::AioRing, "asynchronous I/O ring"),
+    (vma_status::SHSTK, RefusalKind::ShadowStack, "shadow stack"),
+    (vma_status::UPROBES, RefusalKind::Uprobes, "uprobes mapping"),
 ];
 
 /// Plans one address space; appends what cannot be restored to `refusals`.
@@ -155,9 +155,10 @@ pub(crate) fn plan(
 ) -> MemoryPlan {
     let mut memory = MemoryPlan::default();
     for vma in &body.mm.vmas {
-        if let Some((_, what)) = UNSUPPORTED.iter().find(|(bit, _)| vma.status & bit != 0) {
+        let unsupported = UNSUPPORTED.iter().find(|(bit, ..)| vma.status & bit != 0);
+        if let Some((_, kind, what)) = unsupported {
             let place = format!("mm-{pid}.img, VMA {:#x}-{:#x}", vma.start, vma.end);
-            refusals.push(Refusal::new(*what, place, pid));
+            refusals.push(Refusal::new(*kind, *what, place, pid));
             continue;
         }
         let added = match is_device(vma) {
@@ -251,7 +252,7 @@ impl MemoryPlan {
         if bits & !ADVICE_KNOWN != 0 {
             let what = format!("madvise bits {:#x}", bits & !ADVICE_KNOWN);
             let place = format!("mm-{pid}.img, VMA {:#x}-{:#x}", vma.start, vma.end);
-            return Err(Refusal::new(what, place, pid));
+            return Err(Refusal::new(RefusalKind::MemoryAdvice, what, place, pid));
         }
         for advice in (0..64).filter(|bit| bits >> bit & 1 != 0) {
             self.advices.push(Advice { start: vma.start, len_bytes: len(vma), advice });

@@ -110,6 +110,34 @@ pub enum PlanError {
     Host(HostMismatch),
 }
 
+impl PlanError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "unsupported.images",
+            Self::Tree(error) => error.code(),
+            Self::Gpus(refusal) => refusal.code(),
+            Self::NoGpus => "host.no-gpus",
+            Self::Schedule(error) => error.code(),
+            Self::Host(mismatch) => mismatch.code(),
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(_) => Some("see what is said of each of them"),
+            Self::Tree(error) => error.help(),
+            Self::Gpus(refusal) => refusal.help(),
+            Self::NoGpus => {
+                Some("load the amdgpu driver, and let the container have /dev/kfd and /sys")
+            }
+            Self::Schedule(error) => error.help(),
+            Self::Host(mismatch) => mismatch.help(),
+        }
+    }
+}
+
 /// What of the host does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum HostMismatch {
@@ -135,6 +163,28 @@ pub enum HostMismatch {
         /// Processes in the checkpoint, helpers included.
         count: usize,
     },
+}
+
+impl HostMismatch {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Vdso { .. } => "host.vdso-size",
+            Self::AddressSpace { .. } => "host.address-space",
+            Self::Processes { .. } => "host.processes",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Vdso { .. } => Some("restore on the kernel of the dump"),
+            Self::AddressSpace { .. } => {
+                Some("restore fewer processes at a time: they leave too little in common")
+            }
+            Self::Processes { .. } => Some("dump parts of the tree on their own"),
+        }
+    }
 }
 
 /// A descriptor to put in place.

@@ -9,11 +9,7 @@ use criu_image::record::{SeccompMode, TaskKobjIdsEntry};
 use criu_image::{Body, Checkpoint, ImageKind, OtherImage, Process};
 
 use super::Options;
-use crate::refusal::Refusal;
-
-/// What helps where a dump has named control groups.
-const LEAVE_GROUPS_OUT: &str =
-    "leave them out with --manage-cgroups=ignore: the tree will be in the caller's groups";
+use crate::refusal::{Refusal, RefusalKind};
 
 /// All refusals that concern neither a file nor a mapping.
 pub(super) fn collect(checkpoint: &Checkpoint, options: &Options) -> Vec<Refusal> {
@@ -54,11 +50,11 @@ fn other(image: &OtherImage, options: &Options) -> Option<Refusal> {
             true => image.kind.describe().to_owned(),
             false => format!("{} ({} record(s))", image.kind.describe(), image.records),
         };
-        let refusal = Refusal::of_tree(what, image.file.to_string_lossy().into_owned());
-        match image.kind {
-            ImageKind::Cgroup => refusal.with_help(LEAVE_GROUPS_OUT),
-            _ => refusal,
-        }
+        let kind = match image.kind {
+            ImageKind::Cgroup => RefusalKind::ControlGroups,
+            _ => RefusalKind::Image,
+        };
+        Refusal::of_tree(kind, what, image.file.to_string_lossy().into_owned())
     })
 }
 
@@ -86,7 +82,8 @@ fn namespaces(
     for (name, id) in KINDS {
         if id(&body.ids).is_some() && id(&body.ids) != id(host) {
             let place = format!("ids-{}.img", process.pid);
-            refusals.push(Refusal::new(format!("{name} namespace of its own"), place, process.pid));
+            let what = format!("{name} namespace of its own");
+            refusals.push(Refusal::new(RefusalKind::Namespace, what, place, process.pid));
         }
     }
 }
@@ -109,7 +106,7 @@ fn sharing(checkpoint: &Checkpoint, refusals: &mut Vec<Refusal>) {
             if owner != process.pid {
                 let what = format!("{name} shared with process {owner}");
                 let place = format!("ids-{}.img", process.pid);
-                refusals.push(Refusal::new(what, place, process.pid));
+                refusals.push(Refusal::new(RefusalKind::Shared, what, place, process.pid));
             }
         }
     }
@@ -117,26 +114,30 @@ fn sharing(checkpoint: &Checkpoint, refusals: &mut Vec<Refusal>) {
 
 fn attributes(process: &Process, body: &Body, refusals: &mut Vec<Refusal>) {
     let pid = process.pid;
-    let mut refuse = |what: String, tid: u32| {
-        refusals.push(Refusal::new(what, format!("core-{tid}.img"), pid));
+    let mut refuse = |kind: RefusalKind, what: String, tid: u32| {
+        refusals.push(Refusal::new(kind, what, format!("core-{tid}.img"), pid));
     };
     for thread in &body.threads {
         let mode = thread.core.seccomp_mode.unwrap_or(0);
         if mode != SeccompMode::Disabled as i32 {
-            refuse(format!("seccomp mode {mode}"), thread.tid);
+            refuse(RefusalKind::Seccomp, format!("seccomp mode {mode}"), thread.tid);
         }
         let creds = thread.core.creds.as_ref();
         let profile = creds.and_then(|creds| creds.lsm_profile.as_deref());
         if let Some(profile) = profile.filter(|p| !p.is_empty() && *p != b"unconfined") {
             let name = String::from_utf8_lossy(profile);
-            refuse(format!("security profile \"{name}\""), thread.tid);
+            refuse(
+                RefusalKind::SecurityProfile,
+                format!("security profile \"{name}\""),
+                thread.tid,
+            );
         }
         if thread.regs.gpregs.cs == 0x23 {
-            refuse("32-bit thread".to_owned(), thread.tid);
+            refuse(RefusalKind::Compat, "32-bit thread".to_owned(), thread.tid);
         }
     }
     if !body.mm.aios.is_empty() {
         let place = format!("mm-{pid}.img");
-        refusals.push(Refusal::new("asynchronous I/O rings", place, pid));
+        refusals.push(Refusal::new(RefusalKind::AioRing, "asynchronous I/O rings", place, pid));
     }
 }

@@ -90,6 +90,28 @@ pub enum TreeError {
     },
 }
 
+impl TreeError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::ForeignSession { .. } => "tree.foreign-session",
+            Self::Session { .. } => "tree.session",
+            Self::GroupSpansSessions { .. } => "tree.group",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::ForeignSession { .. } => Some("use --shell-job"),
+            Self::Session { .. } => {
+                Some("restore the checkpoint with criu, or dump from the session's leader on")
+            }
+            Self::GroupSpansSessions { .. } => Some("dump again: no kernel has such groups"),
+        }
+    }
+}
+
 /// Plans the creation of the tree. `shell_job` allows the root to stay in a session and group of
 /// others, which then become those of the restorer.
 pub(crate) fn plan(places: &[Place], shell_job: bool) -> Result<Vec<Member>, TreeError> {

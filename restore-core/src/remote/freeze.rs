@@ -73,6 +73,35 @@ pub enum FreezeError {
     },
 }
 
+impl FreezeError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { errno: Errno::EPERM | Errno::EACCES, .. } => "task.trace-denied",
+            Self::Refused { .. } => "task.trace",
+            Self::Unexpected { .. } => "task.unexpected-stop",
+            Self::Overdue { .. } => "task.not-stopped",
+            Self::Died { .. } => "task.died-stopping",
+            Self::Call { .. } => "task.last-call",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { errno: Errno::EPERM | Errno::EACCES, .. } => {
+                Some("run as root, or with CAP_SYS_PTRACE; see kernel.yama.ptrace_scope")
+            }
+            Self::Unexpected { .. } => Some("keep other tracers and signals away from it"),
+            Self::Overdue { .. } => {
+                Some("look whether it hangs in the kernel (state D in /proc/PID/status)")
+            }
+            Self::Died { .. } => Some("look into the kernel's log: it may have run out of memory"),
+            Self::Refused { .. } | Self::Call { .. } => None,
+        }
+    }
+}
+
 /// A task that is traced by this thread and dies with it, still executing the stub.
 #[derive(Debug)]
 pub(crate) struct Seized {

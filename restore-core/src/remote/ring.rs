@@ -72,6 +72,41 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { errno: Errno::ENOMEM, .. } => "task.no-memory",
+            Self::Refused { errno: Errno::EEXIST, .. } => "task.id-taken",
+            Self::Refused { errno: Errno::EPERM | Errno::EACCES, .. } => "task.denied",
+            Self::Refused { .. } => "task.call",
+            Self::Died { .. } => "task.died",
+            Self::Overdue { .. } => "task.overdue",
+            Self::TooLarge { .. } => "task.arguments",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { errno: Errno::ENOMEM, .. } => {
+                Some("free memory, or raise the limit of the control group or overcommit")
+            }
+            Self::Refused { errno: Errno::EEXIST, .. } => {
+                Some("end whoever uses the id, or restore in a new pid namespace")
+            }
+            Self::Refused { errno: Errno::EPERM | Errno::EACCES, .. } => {
+                Some("run as root, or with the capabilities that the tree had")
+            }
+            Self::Died { .. } => Some("look into the kernel's log: it may have run out of memory"),
+            Self::Overdue { .. } => {
+                Some("look whether the machine is overloaded, or its disk hangs")
+            }
+            Self::Refused { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
 /// One argument of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arg<'a> {

@@ -221,6 +221,24 @@ pub enum GuardError {
     Call(#[from] CallError),
 }
 
+impl GuardError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Clone(_) => "restore.guard",
+            Self::Call(error) => error.code(),
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Clone(_) => Some("raise the limit of processes (ulimit -u, pids.max)"),
+            Self::Call(error) => error.help(),
+        }
+    }
+}
+
 fn send_kill(pidfd: &OwnedFd) {
     // SAFETY: pidfd_send_signal takes a descriptor, which we own, and integers.
     unsafe {

@@ -4,12 +4,13 @@ use criu_image::record::{EventfdFileEntry, FdTypes, FileEntry, SignalfdEntry};
 
 use super::super::facts::Descriptor;
 use super::{No, of_type, owner};
+use crate::refusal::RefusalKind;
 
 pub(super) fn eventfd(id: u32, descriptor: &Descriptor) -> Result<FileEntry, No> {
     let info = &descriptor.info;
     if info.eventfd_semaphore {
-        let help = "the images have no place for it: use a plain counter";
-        return Err(No::unless("event counter that is a semaphore", help));
+        let what = "event counter that is a semaphore";
+        return Err(No::because(RefusalKind::SemaphoreCounter, what));
     }
     let efd = EventfdFileEntry {
         id,

@@ -11,6 +11,7 @@ use nix::sys::stat::FileStat;
 use super::super::facts::{Descriptor, Held};
 use super::super::raw;
 use super::{No, S_IFMT, of_type, owner, regular};
+use crate::refusal::RefusalKind;
 
 /// Major number of `/dev/null` and its kin, which every process has open.
 const MEMORY_DEVICES: u64 = 1;
@@ -72,7 +73,7 @@ pub(super) fn entry(id: u32, descriptor: &Descriptor) -> Result<FileEntry, No> {
 /// The entry of a mapped device: a path, as a device of hardware has it.
 pub(super) fn mapped_entry(id: u32, held: &Held) -> Result<FileEntry, No> {
     if held.device == Some(DeviceKind::DmaBuf) {
-        return Err(No::unless("mapping of a dma-buf", "have the program map the buffer itself"));
+        return Err(No::because(RefusalKind::GpuDmabufMapping, "mapping of a dma-buf"));
     }
     let name = held.link.clone();
     let mut reg = regular::describe(id, held, libc::O_RDONLY as u32, name);

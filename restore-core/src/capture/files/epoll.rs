@@ -11,6 +11,7 @@ use super::super::facts::{Descriptor, Facts};
 use super::super::proc::fdinfo::Watch;
 use super::super::raw;
 use super::{No, of_type, owner};
+use crate::refusal::RefusalKind;
 
 pub(super) fn entry(id: u32, facts: &Facts, descriptor: &Descriptor) -> Result<FileEntry, No> {
     let info = &descriptor.info;
@@ -35,7 +36,7 @@ fn watched(facts: &Facts, epoll_fd: i32, watch: &Watch, nth: u32) -> Result<Even
     let by_number = facts.descriptors.iter().filter(|d| d.fd as u32 == watch.fd).find(is_it);
     let Some(found) = by_number.or_else(|| facts.descriptors.iter().find(is_it)) else {
         let what = format!("epoll watch of descriptor {}, which is closed", watch.fd);
-        return Err(No::unless(what, "have the program remove watches before it closes files"));
+        return Err(No::because(RefusalKind::EpollWatch, what));
     };
     Ok(EventpollTfdEntry {
         id: 0,

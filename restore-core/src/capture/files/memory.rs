@@ -16,6 +16,7 @@ use super::super::raw;
 use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::{No, of_type, owner};
+use crate::refusal::RefusalKind;
 
 const MEMFD: &[u8] = b"/memfd:";
 const DELETED: &[u8] = b" (deleted)";
@@ -85,7 +86,10 @@ impl Memories {
         if let Some(known) = self.memories.get(&key) {
             return Ok(known.inode.inode_id as u32);
         }
-        let fail = |errno: Errno| No::because(format!("memory file that cannot be read ({errno})"));
+        let fail = |errno: Errno| {
+            let what = format!("memory file that cannot be read ({errno})");
+            No::because(RefusalKind::UnreadableFile, what)
+        };
         let file = raw::reopen(&held.file, libc::O_RDONLY).map_err(fail)?;
         let link = held.link.as_slice();
         let name = match link.strip_prefix(MEMFD) {

@@ -28,7 +28,7 @@ use super::raw::{self, Shared};
 use super::staging::Folder;
 use super::steps::Steps;
 use super::{DumpError, DumpOptions};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 pub(super) use device::{DeviceFile, DeviceFiles, kind as device_kind};
 pub(crate) use remap::Links;
@@ -67,23 +67,17 @@ pub(crate) struct FileTable<'a> {
     pub(crate) refusals: Vec<Refusal>,
 }
 
-/// Why a file is not captured: what it is, and what would help.
+/// Why a file is not captured.
 pub(crate) struct No {
+    kind: RefusalKind,
     what: String,
-    help: Option<&'static str>,
 }
 
 impl No {
-    fn because(what: impl Into<String>) -> Self {
-        Self { what: what.into(), help: None }
-    }
-
-    fn unless(what: impl Into<String>, help: &'static str) -> Self {
-        Self { what: what.into(), help: Some(help) }
+    fn because(kind: RefusalKind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
     }
 }
-
-const CLOSE_IT: &str = "close it before the dump, or dump with criu";
 
 impl<'a> FileTable<'a> {
     pub(crate) fn new(options: &'a DumpOptions) -> Self {
@@ -112,7 +106,7 @@ impl<'a> FileTable<'a> {
         for descriptor in &facts.descriptors {
             let (pid, fd) = (facts.pid, descriptor.fd);
             if descriptor.info.locks > 0 {
-                let no = No::unless("file lock or lease", "have the program release it");
+                let no = No::because(RefusalKind::FileLock, "file lock or lease");
                 self.refuse(pid, fd, &descriptor.held, no);
                 continue;
             }
@@ -146,11 +140,7 @@ impl<'a> FileTable<'a> {
     }
 
     fn refuse_at(&mut self, pid: i32, place: String, no: No) {
-        let refusal = Refusal::new(no.what, place, pid as u32);
-        self.refusals.push(match no.help {
-            Some(help) => refusal.with_help(help),
-            None => refusal,
-        });
+        self.refusals.push(Refusal::new(no.kind, no.what, place, pid as u32));
     }
 
     /// The id of an open file that another descriptor has shown already, or else its place among
@@ -211,10 +201,10 @@ impl<'a> FileTable<'a> {
                 b"[eventpoll]" => epoll::entry(id, facts, descriptor),
                 b"[timerfd]" => timerfd::entry(id, descriptor),
                 b"[pidfd]" => pidfd::entry(id, descriptor),
-                other => Err(No::unless(
-                    format!("kernel object {}", String::from_utf8_lossy(other)),
-                    CLOSE_IT,
-                )),
+                other => {
+                    let what = format!("kernel object {}", String::from_utf8_lossy(other));
+                    Err(No::because(object_kind(other), what))
+                }
             };
         }
         if link.starts_with(b"pidfd:[") {
@@ -226,7 +216,8 @@ impl<'a> FileTable<'a> {
             }
             libc::S_IFIFO if !path_only => pipe::fifo(self, id, descriptor),
             libc::S_IFSOCK if !path_only => {
-                Err(No::unless(socket_kind(&descriptor.held), CLOSE_IT))
+                let (kind, what) = socket_kind(&descriptor.held);
+                Err(No::because(kind, what))
             }
             libc::S_IFCHR | libc::S_IFBLK if !path_only => {
                 regular::check_device(&descriptor.held)?;
@@ -328,13 +319,25 @@ fn likeness(descriptor: &Descriptor) -> Likeness {
     (stat.st_dev, stat.st_ino, descriptor.info.pos, descriptor.info.file_flags())
 }
 
-fn socket_kind(held: &Held) -> &'static str {
+/// Of kernel objects that are known by the name behind `anon_inode:`.
+fn object_kind(name: &[u8]) -> RefusalKind {
+    match name {
+        b"inotify" => RefusalKind::Inotify,
+        b"[fanotify]" => RefusalKind::Fanotify,
+        b"[io_uring]" => RefusalKind::IoUring,
+        b"[userfaultfd]" => RefusalKind::Userfaultfd,
+        name if name.starts_with(b"bpf") => RefusalKind::Bpf,
+        _ => RefusalKind::KernelObject,
+    }
+}
+
+fn socket_kind(held: &Held) -> (RefusalKind, &'static str) {
     match raw::socket_domain(&held.file) {
-        Ok(libc::AF_UNIX) => "unix socket",
-        Ok(libc::AF_INET | libc::AF_INET6) => "internet socket",
-        Ok(libc::AF_NETLINK) => "netlink socket",
-        Ok(libc::AF_PACKET) => "packet socket",
-        _ => "socket",
+        Ok(libc::AF_UNIX) => (RefusalKind::UnixSocket, "unix socket"),
+        Ok(libc::AF_INET | libc::AF_INET6) => (RefusalKind::InternetSocket, "internet socket"),
+        Ok(libc::AF_NETLINK) => (RefusalKind::NetlinkSocket, "netlink socket"),
+        Ok(libc::AF_PACKET) => (RefusalKind::PacketSocket, "packet socket"),
+        _ => (RefusalKind::Socket, "socket"),
     }
 }
 

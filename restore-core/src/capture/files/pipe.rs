@@ -15,6 +15,7 @@ use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::super::{DumpError, raw};
 use super::{FileTable, No, of_type, owner, regular};
+use crate::refusal::RefusalKind;
 
 /// Pipes and fifos with an open file in the tree, each with a reading end of ours.
 #[derive(Debug, Default)]
@@ -55,12 +56,15 @@ fn hold(held: &mut BTreeMap<u32, OwnedFd>, id: u32, descriptor: &Descriptor) -> 
     if held.contains_key(&id) {
         return Ok(());
     }
-    let unreadable = |errno: Errno| No::because(format!("pipe that cannot be read ({errno})"));
+    let unreadable = |errno: Errno| {
+        let what = format!("pipe that cannot be read ({errno})");
+        No::because(RefusalKind::UnreadableFile, what)
+    };
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
     let reader = raw::reopen(&descriptor.held.file, flags).map_err(unreadable)?;
     let waiting = raw::bytes_waiting(&reader).map_err(unreadable)?;
     if waiting > 0 && descriptor.info.flags & libc::O_DIRECT as u32 != 0 {
-        return Err(No::unless("pipe with packets in it", "have the program read them"));
+        return Err(No::because(RefusalKind::PacketPipe, "pipe with packets in it"));
     }
     held.insert(id, reader);
     Ok(())

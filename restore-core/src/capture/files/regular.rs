@@ -9,7 +9,8 @@ use nix::sys::stat::{FileStat, lstat, stat};
 
 use super::super::facts::{Descriptor, Held};
 use super::super::raw;
-use super::{CLOSE_IT, FileTable, No, S_IFMT, of_type, owner};
+use super::{FileTable, No, S_IFMT, of_type, owner};
+use crate::refusal::RefusalKind;
 
 const DELETED: &[u8] = b" (deleted)";
 /// Major number of `/dev/null` and its kin, which have no state.
@@ -33,15 +34,16 @@ pub(super) enum Path {
 pub(super) fn check_device(held: &Held) -> Result<(), No> {
     let major = libc::major(held.stat.st_rdev).into();
     if held.stat.st_mode & S_IFMT == libc::S_IFBLK {
-        return Err(No::unless("block device", CLOSE_IT));
+        return Err(No::because(RefusalKind::BlockDevice, "block device"));
     }
     match major {
         MEMORY_DEVICES => Ok(()),
         _ if TERMINALS.iter().any(|range| range.contains(&major)) => {
-            Err(No::unless("terminal", "start the program without one (setsid, < /dev/null)"))
+            Err(No::because(RefusalKind::Terminal, "terminal"))
         }
         _ => {
-            Err(No::unless(format!("device {major}:{}", libc::minor(held.stat.st_rdev)), CLOSE_IT))
+            let what = format!("device {major}:{}", libc::minor(held.stat.st_rdev));
+            Err(No::because(RefusalKind::Device, what))
         }
     }
 }
@@ -114,7 +116,8 @@ fn path_of(held: &Held) -> Result<Path, No> {
     let link = held.link.as_slice();
     let shown = String::from_utf8_lossy(link).into_owned();
     if !link.starts_with(b"/") {
-        return Err(No::unless(format!("file without a path here ({shown})"), CLOSE_IT));
+        let what = format!("file without a path here ({shown})");
+        return Err(No::because(RefusalKind::NoPath, what));
     }
     let is_symlink = held.stat.st_mode & S_IFMT == libc::S_IFLNK;
     let look = |path: &[u8]| {
@@ -129,11 +132,13 @@ fn path_of(held: &Held) -> Result<Path, No> {
         Ok(found) if is_same(&found, &held.stat) => return Ok(Path::Plain(link.to_vec())),
         Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
         Err(errno) => {
-            return Err(No::because(format!("file whose path cannot be looked up ({errno})")));
+            let what = format!("file whose path cannot be looked up ({errno})");
+            return Err(No::because(RefusalKind::NoPath, what));
         }
     }
     if raw::filesystem(&held.file) == Ok(PROC_SUPER_MAGIC) {
-        return Err(No::unless("/proc entry of a process that has gone", CLOSE_IT));
+        let what = "/proc entry of a process that has gone";
+        return Err(No::because(RefusalKind::DeadProcEntry, what));
     }
     Ok(Path::Linked(bare.unwrap_or(link).to_vec()))
 }

@@ -25,6 +25,7 @@ use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::super::{DumpError, DumpOptions, raw};
 use super::{No, S_IFMT, of_type, regular};
+use crate::refusal::RefusalKind;
 
 /// Files from this size on are saved without their holes (CRIU 4.2).
 const CHUNKED_FROM_BYTES: i64 = 3 * 4096;
@@ -110,16 +111,21 @@ impl Remaps {
     ) -> Result<(), No> {
         let path = Path::new(OsStr::from_bytes(name));
         if held.stat.st_mode & S_IFMT == libc::S_IFDIR {
-            return Err(No::because("directory that is no longer where it was"));
+            let what = "directory that is no longer where it was";
+            return Err(No::because(RefusalKind::MovedDirectory, what));
         }
         if !options.link_remap {
             let what = "file that has another name by now";
-            return Err(No::unless(what, "allow a link beside it with --link-remap"));
+            return Err(No::because(RefusalKind::RenamedFile, what));
         }
         let Some(dir) = path.parent().filter(|dir| dir.is_dir()) else {
-            return Err(No::because("file that has another name, in a directory that has gone"));
+            let what = "file that has another name, in a directory that has gone";
+            return Err(No::because(RefusalKind::LostDirectory, what));
         };
-        let file = held.file.try_clone().map_err(|error| No::because(error.to_string()))?;
+        let file = held
+            .file
+            .try_clone()
+            .map_err(|error| No::because(RefusalKind::UnreadableFile, error.to_string()))?;
         let entry = regular::describe(0, held, flags, Vec::new());
         self.links.push(Link { orig_id, file, dir: dir.to_owned(), entry });
         Ok(())
@@ -174,12 +180,14 @@ impl Ghost {
     fn of(id: u32, held: &Held, options: &DumpOptions) -> Result<Self, No> {
         let stat = &held.stat;
         let kind = stat.st_mode & S_IFMT;
-        let fail =
-            |errno: Errno| No::because(format!("deleted file that cannot be read ({errno})"));
+        let fail = |errno: Errno| {
+            let what = format!("deleted file that cannot be read ({errno})");
+            No::because(RefusalKind::UnreadableFile, what)
+        };
         let is_regular = kind == libc::S_IFREG;
         if is_regular && stat.st_blocks as u64 * 512 > options.ghost_limit_bytes {
             let what = format!("deleted file of {} bytes", stat.st_size);
-            return Err(No::unless(what, "raise --ghost-limit"));
+            return Err(No::because(RefusalKind::LargeGhost, what));
         }
         let chunks = is_regular && stat.st_size >= CHUNKED_FROM_BYTES;
         let device = matches!(kind, libc::S_IFCHR | libc::S_IFBLK);

@@ -14,7 +14,7 @@ use super::super::files::{DeviceFile, DeviceFiles};
 use super::super::steps::Steps;
 use super::pause::Paused;
 use super::{device_error, local};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// What the KFD has of a process.
 #[derive(Debug)]
@@ -88,7 +88,8 @@ pub(super) fn look(
         let Some(fd) = file.fd_in(owner) else {
             let what = format!("/dev/kfd of process {owner}, which has it no longer");
             let place = format!("descriptor {}", file.holders[0].1);
-            refusals.push(Refusal::new(what, place, file.holders[0].0 as u32));
+            let (kind, holder) = (RefusalKind::GpuForeignFile, file.holders[0].0);
+            refusals.push(Refusal::new(kind, what, place, holder as u32));
             continue;
         };
         let carrier = carriers.entry(owner).or_insert((fd, *id));
@@ -179,13 +180,12 @@ fn refuse(state: &KfdState, owner: i32, file: &DeviceFile) -> Option<Refusal> {
     }
     let what = format!("{} event(s) or range(s) of the KFD without a buffer", state.objects);
     let place = format!("descriptor {}: /dev/kfd", file.fd_in(owner).unwrap_or_default());
-    let help = "the driver restores none: have the program destroy them before the dump";
-    Some(Refusal::new(what, place, owner as u32).with_help(help))
+    Some(Refusal::new(RefusalKind::GpuObjects, what, place, owner as u32))
 }
 
 fn stranger(file: &DeviceFile) -> Refusal {
     let (pid, fd) = file.holders[0];
     let what = "/dev/kfd of a process outside the tree";
-    let refusal = Refusal::new(what, format!("descriptor {fd}: /dev/kfd"), pid as u32);
-    refusal.with_help("dump the tree of the process that opened it, or close it")
+    let place = format!("descriptor {fd}: /dev/kfd");
+    Refusal::new(RefusalKind::GpuForeignFile, what, place, pid as u32)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use gpu_kfd::DeviceKind;
 
 use super::super::facts::Facts;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A device as a process has it: its pid, and `None` for the KFD, else the minor number.
 type Device = (i32, Option<u32>);
@@ -56,8 +56,7 @@ impl Shown {
                 let name = String::from_utf8_lossy(&vma.name);
                 let what = format!("device mapping of what is no buffer (offset {hole:#x})");
                 let place = format!("mapping {:#x}-{:#x} {name}", vma.start, vma.end);
-                let help = "keep the device open and the buffer allocated while it is mapped";
-                refusals.push(Refusal::new(what, place, facts.pid as u32).with_help(help));
+                refusals.push(Refusal::new(RefusalKind::GpuMapping, what, place, facts.pid as u32));
             }
         }
         refusals

@@ -33,7 +33,7 @@ use super::files::{DeviceFile, DeviceFiles};
 use super::staging::Folder;
 use super::steps::Steps;
 use super::{DumpError, DumpOptions};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 use identity::Identities;
 use kfd::KfdFile;
 use render::RenderFile;
@@ -132,7 +132,9 @@ impl GpuState {
                     let what = "dma-buf of a buffer that no device file of the tree has";
                     let place = format!("descriptor {fd}: {}", link(file, facts));
                     let help = "dump the process that made it in the same tree, or close it";
-                    refusals.push(Refusal::new(what, place, owner as u32).with_help(help));
+                    let kind = RefusalKind::GpuForeignBuffer;
+                    let refusal = Refusal::new(kind, what, place, owner as u32);
+                    refusals.push(refusal.with_help(help));
                 }
             }
         }

@@ -19,6 +19,18 @@ pub struct UnpauseError {
     pub source: Box<DeviceError>,
 }
 
+impl UnpauseError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        "undo.queues"
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        Some("end the process: nothing but the driver's own UNPAUSE starts its queues again")
+    }
+}
+
 /// All that are stopped, each with an open file of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Paused {

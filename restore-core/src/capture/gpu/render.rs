@@ -12,7 +12,7 @@ use super::super::files::{DeviceFile, DeviceFiles};
 use super::super::steps::Steps;
 use super::kfd::KfdFile;
 use super::{compute, device_error, local};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A buffer of a render node.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(super) fn look(
             Err(error) if error.errno() == Some(Errno::EINVAL) && compute.is_some() => Vec::new(),
             Err(error) if error.errno() == Some(Errno::EINVAL) => {
                 let what = "render node whose buffers this kernel cannot list";
-                refusals.push(refusal(file, minor, what).with_help("use Linux 6.18 or newer"));
+                refusals.push(refusal(RefusalKind::GpuKernel, file, minor, what));
                 continue;
             }
             Err(error) => return Err(device_error(owner)(error)),
@@ -69,8 +69,7 @@ pub(super) fn look(
             match buffer(&mut node, entry, owner, steps)? {
                 Ok(buffer) => buffers.push(buffer),
                 Err(what) => {
-                    let help = "have the program free it before the dump";
-                    refusals.push(refusal(file, minor, &what).with_help(help));
+                    refusals.push(refusal(RefusalKind::GpuUnexportable, file, minor, &what));
                 }
             }
         }
@@ -79,9 +78,9 @@ pub(super) fn look(
     Ok(found)
 }
 
-fn refusal(file: &DeviceFile, minor: u32, what: &str) -> Refusal {
+fn refusal(kind: RefusalKind, file: &DeviceFile, minor: u32, what: &str) -> Refusal {
     let (pid, fd) = file.holders[0];
-    Refusal::new(what, format!("descriptor {fd}: /dev/dri/renderD{minor}"), pid as u32)
+    Refusal::new(kind, what, format!("descriptor {fd}: /dev/dri/renderD{minor}"), pid as u32)
 }
 
 /// What a buffer is, or why it cannot be captured. Nothing of it is changed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::kfd::KfdFile;
 use super::render::RenderFile;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A handle that is none (CRIU 4.2's plugin).
 const NO_HANDLE: u32 = 0xffff_ffff;
@@ -43,9 +43,8 @@ impl Sharing {
                 format!("buffer {index} of the KFD, which is one memory with process {before}'s,")
             }
         };
-        let help = "the driver would restore two separate buffers: dump when it is not shared";
-        let refusal = Refusal::new(what, format!("/dev/kfd, file {:#x}", kfd.id), kfd.owner as u32);
-        Some(refusal.with_help(help))
+        let place = format!("/dev/kfd, file {:#x}", kfd.id);
+        Some(Refusal::new(RefusalKind::GpuSharedBuffer, what, place, kfd.owner as u32))
     }
 
     /// Notes a buffer of a render node.

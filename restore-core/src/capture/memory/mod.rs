@@ -13,7 +13,7 @@ use super::ask::Asked;
 use super::facts::Facts;
 use super::proc::smaps::Vma;
 use super::raw;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
 const MAP_DROPPABLE: u32 = 8;
@@ -56,22 +56,29 @@ pub(crate) fn word_at(pid: i32, address: u64) -> Option<u64> {
 /// Why a mapping cannot be captured, if it cannot.
 pub(crate) fn refuse(pid: i32, vma: &Vma) -> Option<Refusal> {
     let name = vma.name.as_slice();
-    let what = match name {
+    let (kind, what) = match name {
         b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]" => return None,
-        b"[uprobes]" => "uprobes mapping",
-        _ if name.starts_with(b"/SYSV") => "System V shared memory mapping",
-        _ if name.starts_with(b"/[aio]") => "asynchronous I/O ring",
-        _ if name.starts_with(b"socket:[") => "mapping of a packet socket",
-        _ if name.starts_with(b"anon_inode:") => "mapping of a kernel object",
-        _ if vma.has(b"ss") => "shadow stack",
-        _ if vma.has(b"pf") || vma.has(b"io") => "device mapping",
-        _ if vma.has(b"um") || vma.has(b"uw") || vma.has(b"ui") => "memory under userfaultfd",
+        b"[uprobes]" => (RefusalKind::Uprobes, "uprobes mapping"),
+        _ if name.starts_with(b"/SYSV") => {
+            (RefusalKind::SysvMemory, "System V shared memory mapping")
+        }
+        _ if name.starts_with(b"/[aio]") => (RefusalKind::AioRing, "asynchronous I/O ring"),
+        _ if name.starts_with(b"socket:[") => {
+            (RefusalKind::PacketSocket, "mapping of a packet socket")
+        }
+        _ if name.starts_with(b"anon_inode:") => {
+            (RefusalKind::KernelObject, "mapping of a kernel object")
+        }
+        _ if vma.has(b"ss") => (RefusalKind::ShadowStack, "shadow stack"),
+        _ if vma.has(b"pf") || vma.has(b"io") => (RefusalKind::DeviceMapping, "device mapping"),
+        _ if vma.has(b"um") || vma.has(b"uw") || vma.has(b"ui") => {
+            (RefusalKind::Userfaultfd, "memory under userfaultfd")
+        }
         _ => return None,
     };
     let place =
         format!("mapping {:#x}-{:#x} {}", vma.start, vma.end, String::from_utf8_lossy(name));
-    let refusal = Refusal::new(what, place.trim_end(), pid as u32);
-    Some(refusal.with_help("have the program release it before the dump, or dump with criu"))
+    Some(Refusal::new(kind, what, place.trim_end(), pid as u32))
 }
 
 /// Whether the kernel makes this mapping itself.

@@ -20,7 +20,7 @@ use super::memory::word_at;
 use super::proc::Timer;
 use super::steps::Steps;
 use super::tree::Member;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 use crate::remote::tracee::{Rseq, Tracee};
 use criu_image::record::UserX86FpregsEntry;
 use criu_image::task_state;
@@ -58,14 +58,15 @@ impl Machine {
 
     /// Why the thread cannot be captured, if it cannot.
     pub(crate) fn refuse(&self, pid: i32, tid: i32) -> Option<Refusal> {
-        let what = if self.regs.cs == COMPAT_CS {
-            "32-bit thread"
+        let (kind, what) = if self.regs.cs == COMPAT_CS {
+            (RefusalKind::Compat, "32-bit thread")
         } else if self.pending.iter().chain(&self.shared_pending).any(|info| is(info, TRAP)) {
-            "pending SIGTRAP, which a restore by criu would take for one of its own"
+            let what = "pending SIGTRAP, which a restore by criu would take for one of its own";
+            (RefusalKind::PendingTrap, what)
         } else {
             return None;
         };
-        Some(Refusal::new(what, format!("thread {tid}"), pid as u32))
+        Some(Refusal::new(kind, what, format!("thread {tid}"), pid as u32))
     }
 }
 

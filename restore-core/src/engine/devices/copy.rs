@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
+use criu_image::{BLOCK_BYTES, ImageDir, ManifestError, RawImage, damage};
 use crossbeam::channel::{Receiver, Sender};
 use gpu_kfd::{ContentsAccess, ContentsError, Purpose};
 
@@ -77,6 +77,34 @@ pub enum CopyError {
         /// Where in it the piece begins.
         offset_bytes: u64,
     },
+}
+
+impl CopyError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Image { source, .. } => {
+                damage(source).map_or("restore.gpu-image", ManifestError::code)
+            }
+            Self::Contents(error) => error.code(),
+            Self::CopierLost => "restore.copier-lost",
+            Self::Different { .. } => "restore.gpu-contents",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Image { .. } => {
+                Some("copy the image again from where the dump wrote it, or dump again")
+            }
+            Self::Contents(error) => error.help(),
+            Self::CopierLost => Some("report it: this is a bug of thaw"),
+            Self::Different { .. } => {
+                Some("look into the kernel's log, and take the GPU out of service")
+            }
+        }
+    }
 }
 
 impl CopyJob {

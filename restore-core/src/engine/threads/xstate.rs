@@ -48,6 +48,28 @@ pub enum XstateError {
     },
 }
 
+impl XstateError {
+    /// Its code, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Component { .. } => "restore.vector-state",
+            Self::Legacy { .. } => "restore.float-state",
+        }
+    }
+
+    /// What can be done about it, where there is something.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Component { .. } => {
+                Some("restore on a processor with the features of the one of the dump")
+            }
+            Self::Legacy { .. } => {
+                Some("dump again: the images are not as the kernel has such state")
+            }
+        }
+    }
+}
+
 /// Fills `area` (as read from a task of this host) with the saved state.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::place_of;
 use super::work::BufferKey;
 use crate::contract::StepKind;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A handle that is none (CRIU 4.2's plugin, `KFD_INVALID_HANDLE`).
 const NO_HANDLE: u32 = 0xffff_ffff;
@@ -109,7 +109,8 @@ impl Sharing {
                     None => {
                         let what =
                             format!("dma-buf of buffer {}, which no file has", node.gem_handle);
-                        refusals.push(Refusal::of_tree(what, place_of(checkpoint, placed.file)));
+                        let place = place_of(checkpoint, placed.file);
+                        refusals.push(Refusal::of_tree(RefusalKind::GpuForeignBuffer, what, place));
                     }
                 }
             }
@@ -200,10 +201,8 @@ impl Sharing {
                     pid(step),
                     pid(other)
                 );
-                let help = "the driver can only restore two separate buffers: dump when it is not \
-                            shared";
-                let refusal = Refusal::of_tree(what, place_of(checkpoint, second.file));
-                return Err(refusal.with_help(help));
+                let place = place_of(checkpoint, second.file);
+                return Err(Refusal::of_tree(RefusalKind::GpuSharedBuffer, what, place));
             }
             return Ok(maker);
         }
@@ -216,8 +215,8 @@ impl Sharing {
         maker.ok_or_else(|| {
             let (step, key) = keys[0];
             let what = format!("buffer {} that nothing in the tree has made", key.index);
-            Refusal::new(what, place_of(checkpoint, key.file), pid(step))
-                .with_help("dump the process that exported it in the same tree")
+            let place = place_of(checkpoint, key.file);
+            Refusal::new(RefusalKind::GpuForeignBuffer, what, place, pid(step))
         })
     }
 }

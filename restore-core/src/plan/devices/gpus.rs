@@ -16,7 +16,7 @@ use gpu_kfd::{
 
 use super::super::{Options, PlanError};
 use crate::host::Host;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A GPU of this host that stands for a saved one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl GpuPlan {
         let saved = match saved_topology(machine) {
             Ok(saved) => saved,
             Err(error) => {
-                refusals.push(Refusal::of_tree(error.to_string(), "GPUs of the dump"));
+                let (kind, what) = (RefusalKind::GpuUndescribed, error.to_string());
+                refusals.push(Refusal::of_tree(kind, what, "GPUs of the dump"));
                 return Ok(plan);
             }
         };
@@ -73,7 +74,8 @@ impl GpuPlan {
             let id = GpuId(device.gpu_id);
             let Some(place) = found.host_of(id).and_then(|here| place(topology, here)) else {
                 let what = format!("GPU {id} without a GPU here");
-                refusals.push(Refusal::of_tree(what, "GPUs of the dump"));
+                let kind = RefusalKind::GpuAbsent;
+                refusals.push(Refusal::of_tree(kind, what, "GPUs of the dump"));
                 continue;
             };
             plan.by_minor.insert(device.drm_render_minor, (id, place));
@@ -105,6 +107,7 @@ impl GpuPlan {
                     }
                 }
                 None => refusals.push(Refusal::of_tree(
+                    RefusalKind::GpuAbsent,
                     format!("render node renderD{minor}, which this host has not"),
                     format!("amdgpu-renderD-{}.img", node.id),
                 )),
@@ -188,7 +191,12 @@ fn machine<'a>(
             if !here.contains(&what_is(device)) {
                 let what = format!("GPU {:#x} that no other image knows", device.gpu_id);
                 let place = format!("amdgpu-kfd-{}.img", file.0);
-                refusals.push(Refusal::new(what, place, kfd.entry.pid));
+                refusals.push(Refusal::new(
+                    RefusalKind::GpuUndescribed,
+                    what,
+                    place,
+                    kfd.entry.pid,
+                ));
             }
         }
     }

@@ -6,7 +6,7 @@ use criu_image::{Checkpoint, FileId};
 
 use super::place_of;
 use crate::contract::StepKind;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// A device file at its place in the order of a process.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ fn owner(
     let owner = index(kfd.entry.pid);
     owner.filter(|owner| processes.contains_key(owner)).ok_or_else(|| {
         let what = format!("state of process {}, which has not this file", kfd.entry.pid);
-        Refusal::of_tree(what, place_of(checkpoint, file))
+        Refusal::of_tree(RefusalKind::GpuUndescribed, what, place_of(checkpoint, file))
     })
 }
 

@@ -15,7 +15,7 @@ use super::gpus::GpuPlan;
 use super::layout::Layout;
 use super::work::{BufferKey, DevicePlan, Through, Work};
 use crate::contract::StepKind;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// The device of a mapping, at the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +132,10 @@ impl DeviceMap {
         let device = match path.strip_prefix("/dev/dri/renderD").map(str::parse) {
             Some(Ok(minor)) => Device::Render(minor),
             _ if path == KFD_PATH => Device::Kfd,
-            _ => return Err(Refusal::new(format!("device mapping of {path}"), place(), pid)),
+            _ => {
+                let what = format!("device mapping of {path}");
+                return Err(Refusal::new(RefusalKind::DeviceMapping, what, place(), pid));
+            }
         };
         let none = Vec::new();
         let shown = self.shown.get(&(pid, device)).unwrap_or(&none);
@@ -145,7 +148,8 @@ impl DeviceMap {
             let Some(found) = found else {
                 let what = format!("mapping of {path} at {at:#x}, where no buffer of it is");
                 let help = "the process that has the buffer must map it itself";
-                return Err(Refusal::new(what, place(), pid).with_help(help));
+                let refusal = Refusal::new(RefusalKind::GpuMapping, what, place(), pid);
+                return Err(refusal.with_help(help));
             };
             let len_bytes = (found.offset_bytes + found.size_bytes).min(end) - at;
             let start = vma.start + (at - vma.pgoff);

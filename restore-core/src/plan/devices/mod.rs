@@ -32,7 +32,7 @@ pub(crate) use work::{
 use super::{Options, PlanError};
 use crate::contract::{DeviceStep, Edge, EdgeReason, Outline, OutlineProcess, StepId};
 use crate::host::Host;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 use buffers::Sharing;
 use layout::{Layout, Placed};
 
@@ -137,8 +137,7 @@ fn strangers(checkpoint: &Checkpoint, refusals: &mut Vec<Refusal>) {
     for (id, file) in &checkpoint.files {
         if file.r#type() == FdTypes::Ext && !checkpoint.gpu.has(*id) {
             let place = format!("files.img, file {:#x}", id.0);
-            let help = "its plugin must restore it: restore the checkpoint with criu";
-            refusals.push(Refusal::of_tree("file of a plugin", place).with_help(help));
+            refusals.push(Refusal::of_tree(RefusalKind::PluginFile, "file of a plugin", place));
         }
     }
 }

@@ -17,7 +17,7 @@ use super::gpus::{GpuPlan, Place};
 use super::layout::{Layout, Placed};
 use super::{mappings, outline_step, place_of};
 use crate::contract::{DeviceStep, EdgeReason, StepId, StepKind};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// Flags that `GEM_CREATE` takes from a program; the driver adds others by itself, which a list of
 /// handles shows too (`amdgpu_gem_create_ioctl`, Linux 6.18).
@@ -215,7 +215,7 @@ impl Builder<'_> {
         if kfd.entry.bo_entries.is_empty() {
             let what = "KFD objects without a buffer, which the driver does not restore";
             let place = place_of(self.checkpoint, file);
-            return Err(Refusal::new(what, place, kfd.entry.pid));
+            return Err(Refusal::new(RefusalKind::GpuObjects, what, place, kfd.entry.pid));
         }
         let state = self.kfd_state(file, kfd)?;
         outline.buffers = state.buffers.len();
@@ -223,9 +223,13 @@ impl Builder<'_> {
         Ok(Work::Kfd(Some(Box::new(state))))
     }
 
+    fn undescribed(&self, what: String, file: FileId, pid: u32) -> Refusal {
+        let place = place_of(self.checkpoint, file);
+        Refusal::new(RefusalKind::GpuUndescribed, what, place, pid)
+    }
+
     fn kfd_state(&self, file: FileId, kfd: &KfdImage) -> Result<KfdState, Refusal> {
-        let fail =
-            |what: String| Err(Refusal::new(what, place_of(self.checkpoint, file), kfd.entry.pid));
+        let fail = |what: String| Err(self.undescribed(what, file, kfd.entry.pid));
         let mut devices = Vec::new();
         for device in kfd.entry.device_entries.iter().filter(|device| device.gpu_id != 0) {
             let Some(place) = self.gpus.of_kfd(file, device.gpu_id) else {
@@ -283,7 +287,7 @@ impl Builder<'_> {
         let file = placed.file;
         let node = &self.checkpoint.gpu.renders[&file];
         let pid = self.checkpoint.processes[placed.process].pid;
-        let fail = |what: String| Err(Refusal::new(what, place_of(self.checkpoint, file), pid));
+        let fail = |what: String| Err(self.undescribed(what, file, pid));
         let Some((id, place)) = self.gpus.of_minor(node.drm_render_minor) else {
             return fail(format!("render node renderD{} of no GPU", node.drm_render_minor));
         };
@@ -332,7 +336,8 @@ impl Builder<'_> {
                 let image = drm_pages_name(file, node.drm_render_minor, index);
                 if bo.size > 0 && !self.has_image(&image) {
                     let what = format!("buffer {} without its contents, {image}", bo.handle);
-                    return Err(Refusal::of_tree(what, place_of(self.checkpoint, file)));
+                    let place = place_of(self.checkpoint, file);
+                    return Err(Refusal::of_tree(RefusalKind::GpuContents, what, place));
                 }
                 let contents = (bo.size > 0).then_some(Contents {
                     image,

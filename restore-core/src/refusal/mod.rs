@@ -1,6 +1,10 @@
 //! A thing that a checkpoint holds and that is not restored: named, placed, never dropped.
 
+mod kind;
+
 use std::fmt;
+
+pub use kind::RefusalKind;
 
 /// Processes that one line names; the rest are counted.
 const PIDS_SHOWN_MAX: usize = 4;
@@ -14,19 +18,36 @@ pub struct Refusal {
     pub place: String,
     /// Processes that have it, ascending; empty if it belongs to the tree as a whole.
     pub pids: Vec<u32>,
-    /// What the operator can do, where there is something.
-    pub help: Option<&'static str>,
+    /// What the operator can do.
+    pub help: &'static str,
+    /// Of which kind it is.
+    pub kind: RefusalKind,
 }
 
 impl Refusal {
     /// Something of one process.
-    pub(crate) fn new(what: impl Into<String>, place: impl Into<String>, pid: u32) -> Self {
-        Self::of_tree(what, place).with_pids([pid])
+    pub(crate) fn new(
+        kind: RefusalKind,
+        what: impl Into<String>,
+        place: impl Into<String>,
+        pid: u32,
+    ) -> Self {
+        Self::of_tree(kind, what, place).with_pids([pid])
     }
 
     /// Something of the tree.
-    pub(crate) fn of_tree(what: impl Into<String>, place: impl Into<String>) -> Self {
-        Self { what: what.into(), place: place.into(), pids: Vec::new(), help: None }
+    pub(crate) fn of_tree(
+        kind: RefusalKind,
+        what: impl Into<String>,
+        place: impl Into<String>,
+    ) -> Self {
+        let (what, place) = (what.into(), place.into());
+        Self { what, place, pids: Vec::new(), help: kind.help(), kind }
+    }
+
+    /// The code of its kind, by which `docs/errors.md` lists it.
+    pub fn code(&self) -> &'static str {
+        self.kind.code()
     }
 
     /// Says who has it.
@@ -35,9 +56,9 @@ impl Refusal {
         self
     }
 
-    /// Says what to do.
+    /// Says what to do, where more is known than of its kind.
     pub(crate) fn with_help(mut self, help: &'static str) -> Self {
-        self.help = Some(help);
+        self.help = help;
         self
     }
 }
@@ -56,22 +77,20 @@ impl fmt::Display for Refusal {
         if self.pids.len() > shown.len() {
             write!(f, " and {} more", self.pids.len() - shown.len())?;
         }
-        write!(f, " ({})", self.place)?;
-        match self.help {
-            Some(help) => write!(f, ": {help}"),
-            None => Ok(()),
-        }
+        write!(f, " ({}): {}", self.place, self.help)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Refusal;
+    use super::{Refusal, RefusalKind};
 
     fn check(pids: &[u32], expected: &str) {
-        let refusal = Refusal::of_tree("unix socket", "files.img, file 0x9");
+        let refusal =
+            Refusal::of_tree(RefusalKind::UnixSocket, "unix socket", "files.img, file 0x9");
         let refusal = refusal.with_pids(pids.iter().copied());
-        assert_eq!(refusal.to_string(), expected);
+        let help = "close it before the dump, or use criu";
+        assert_eq!(refusal.to_string(), format!("{expected}: {help}"));
     }
 
     #[test]
@@ -83,7 +102,8 @@ mod tests {
             &[1, 2, 3, 4, 5, 6],
             "unix socket of processes 1, 2, 3, 4 and 2 more (files.img, file 0x9)",
         );
-        let helped = Refusal::new("a", "b", 1).with_help("do c");
+        let helped = Refusal::new(RefusalKind::Terminal, "a", "b", 1).with_help("do c");
         assert_eq!(helped.to_string(), "a of process 1 (b): do c");
+        assert_eq!(helped.code(), "unsupported.terminal");
     }
 }
