@@ -113,7 +113,8 @@ impl DeviceError {
         }
     }
 
-    /// What can be done about it, where there is something. Of a refusal it stands in the text, too.
+    /// What can be done about it, where there is something. For a refusal it stands in the text,
+    /// too.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         match self {

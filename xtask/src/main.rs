@@ -5,6 +5,7 @@
 mod bench;
 mod command;
 mod demo;
+mod errors;
 mod fuzz;
 mod gpu_tree;
 mod peers;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
             the last line is `N passed, N failed, N skipped`
   ci        formatting, clippy, documentation, tidy rules, and all tests
   tidy      the rules of the house that no compiler checks
+  errors    write docs/errors.md, the list of all errors, from the source
   peers     fetch the programs that we compare with into target/peers
   bench dump [--runs N] [--case small|tree|twenty] [--on-disk] [--thaw PROGRAM]
             compare with upstream on the same trees, alternating: whole time and time frozen
@@ -66,6 +68,7 @@ fn run() -> Result<ExitCode, String> {
         Some("test") => Ok(suite::test()),
         Some("ci") => Ok(suite::ci()),
         Some("tidy") => tidy::run().map(done),
+        Some("errors") => errors::run().map(done),
         Some("peers") => peers::show().map(done),
         Some("bench") => bench::run(parser).map(done),
         Some("fuzz") => fuzz::run(parser).map(done),

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::command;
+use crate::{command, errors};
 
 const CODE_LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 100;
@@ -81,7 +81,28 @@ fn check(files: &[File]) -> Findings {
     check_folders(files, &mut findings);
     unsafety::check_lists(files, &mut findings);
     exit_codes::check(files, &mut findings);
+    check_errors(files, &mut findings);
     findings
+}
+
+/// The list of errors is what the source says. A code that is gone is a line less in it, which a
+/// reader of the change sees.
+fn check_errors(files: &[File], findings: &mut Findings) {
+    let sources = files.iter().filter(|file| errors::is_source(&file.path));
+    let page = errors::page(sources.map(|file| (file.path.as_str(), file.text.as_str())));
+    match page {
+        Err(faults) => findings.extend(faults),
+        Ok(page) => {
+            let file = files.iter().find(|file| file.path == errors::PAGE);
+            let written = file.map_or("", |file| &file.text);
+            if written != page {
+                let mut lines = written.lines().zip(page.lines());
+                let line = lines.position(|(old, new)| old != new).map_or(1, |line| line + 1);
+                let text = "is not what the source says: run `cargo xtask errors`";
+                findings.push(at(errors::PAGE, line, text));
+            }
+        }
+    }
 }
 
 fn check_source(file: &File, findings: &mut Findings) {
