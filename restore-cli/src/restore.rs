@@ -172,7 +172,7 @@ fn list_refusals(list: &[Refusal], tell: &mut Teller<'_>) {
 
 fn log_event(log: &mut Log, event: &Event) {
     match event {
-        Event::Prepared { workers, objects } => {
+        Event::Prepared { workers, objects, .. } => {
             let text = format!("{workers} worker(s), {objects} open object(s)");
             log.line(Level::Info, &text);
         }
@@ -181,6 +181,7 @@ fn log_event(log: &mut Log, event: &Event) {
             let (pid, stage) = (event.pid, event.stage.name());
             log.line(Level::Debug, &format!("pid {pid}: {stage} took {time} us"));
         }
+        Event::Filled(_) => {} // for a display
         Event::Reached(stage) => {
             log.line(Level::Info, &format!("stage {} is complete", stage.name()));
         }

@@ -31,6 +31,8 @@ mod place;
 mod plan;
 mod refusal;
 mod remote;
+mod stop;
+mod summary;
 
 pub use capture::{
     DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
@@ -53,3 +55,4 @@ pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, Tre
 pub use refusal::{Refusal, RefusalKind};
 pub use remote::freeze::FreezeError;
 pub use remote::ring::CallError;
+pub use summary::{ProcessBytes, ProcessSummary};

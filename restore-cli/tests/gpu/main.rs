@@ -11,6 +11,7 @@ mod cycle;
 mod defects;
 mod explore;
 mod faults;
+mod give_up;
 mod node;
 mod property;
 mod roundtrip;

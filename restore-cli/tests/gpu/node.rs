@@ -13,12 +13,14 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::give_up;
+
 /// Holds the parts in the run that is inside.
 const PARTS: &str = "THAW_TEST_PARTS";
 /// Ids of trees begin here, out of the way of what a node and a restore need for themselves.
 const TREE_PIDS: u32 = 400;
 /// Ids of what restores.
-const RESTORER_PIDS: u32 = 4000;
+pub(super) const RESTORER_PIDS: u32 = 4000;
 /// Longest wait for a tree to be ready, to answer, or to end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for what is left to go: the kernel frees what a process had after it has ended.
@@ -45,6 +47,9 @@ pub(crate) enum Part {
     /// A tree is restored under each of these rules for faults, ended if it lives; what comes of
     /// each is a result.
     RestoresUnder { images: PathBuf, args: Vec<String>, faults: Vec<String> },
+    /// A tree is restored again and again, given up at another event each time, until that is too
+    /// late; what comes of each is a result.
+    GivesUp { images: PathBuf },
 }
 
 impl Part {
@@ -71,6 +76,7 @@ impl Part {
             Self::RestoresUnder { images, args, faults } => {
                 json!({ "do": "restores under", "images": images, "args": args, "faults": faults })
             }
+            Self::GivesUp { images } => json!({ "do": "give up", "images": images }),
         }
     }
 }
@@ -161,6 +167,7 @@ pub(crate) fn carry_out() {
                 let (layout, args) = (strings("layout"), strings("args"));
                 inside.dumps_under(&images, &layout, &args, &strings("faults"))
             }
+            Some("give up") => give_up::sweep(&mut inside, &images),
             _ => {
                 let args = strings("args");
                 let faults = strings("faults");
@@ -176,9 +183,9 @@ pub(crate) fn carry_out() {
     }
 }
 
-struct Inside {
+pub(super) struct Inside {
     dir: PathBuf,
-    eye: Eye,
+    pub(super) eye: Eye,
 }
 
 impl Inside {
@@ -340,7 +347,7 @@ impl Inside {
     }
 
     /// Asks every process how it is, and waits for all answers.
-    fn ask(&self, pids: &[i32]) -> Vec<Value> {
+    pub(super) fn ask(&self, pids: &[i32]) -> Vec<Value> {
         let lines = || -> Vec<String> {
             let text = fs::read_to_string(self.status()).unwrap_or_default();
             text.lines().map(str::to_owned).collect()
@@ -357,7 +364,7 @@ impl Inside {
         answers
     }
 
-    fn end(&self, pids: &[i32]) {
+    pub(super) fn end(&self, pids: &[i32]) {
         for &pid in pids {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
@@ -369,14 +376,14 @@ impl Inside {
 }
 
 /// Looks at what a dump or a restore must leave as it was.
-struct Eye {
+pub(super) struct Eye {
     kfd: Local,
     renders: Vec<RenderNode>,
 }
 
 /// What it saw.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     pids: Vec<i32>,
     mounts: String,
     /// Used VRAM and system memory of each GPU, in bytes.
@@ -398,7 +405,7 @@ impl Eye {
         gpu_kfd::emulated::set_faults(&mut self.kfd, rules).expect("good rules")
     }
 
-    fn look(&mut self) -> Seen {
+    pub(super) fn look(&mut self) -> Seen {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it is mounted");
         let used = |node: &mut RenderNode| -> (u64, u64) {
             let mut used = |what| node.info(what, [0; 4]).expect("it is a query of the driver");
@@ -410,7 +417,7 @@ impl Eye {
 
     /// What has come since, and does not go. Files of a process are closed after it has ended, so
     /// memory of GPUs is waited for.
-    fn left(&mut self, before: &Seen) -> Vec<String> {
+    pub(super) fn left(&mut self, before: &Seen) -> Vec<String> {
         let begin = Instant::now();
         loop {
             reap();
@@ -449,7 +456,7 @@ impl OutputEnd for std::process::Child {
 }
 
 /// The next process gets the id after this one.
-fn next_pid(pid: u32) {
+pub(super) fn next_pid(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).expect("root may choose ids");
 }
 
@@ -475,7 +482,7 @@ fn now_ns() -> u64 {
 }
 
 /// Processes of the tree, ascending.
-fn tree_pids() -> Vec<i32> {
+pub(super) fn tree_pids() -> Vec<i32> {
     let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     all_pids().into_iter().filter(|pid| comm(pid).trim() == "gpu_tree").collect()
 }
@@ -497,7 +504,7 @@ fn all_pids() -> Vec<i32> {
 }
 
 /// Collects what has ended: orphans of the tree come to us.
-fn reap() {
+pub(super) fn reap() {
     let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
     while waitpid(None, flags).is_ok_and(|status| status.pid().is_some()) {}
 }

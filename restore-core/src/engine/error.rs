@@ -15,6 +15,7 @@ use crate::files::FilesError;
 use crate::remote::freeze::FreezeError;
 use crate::remote::ring::CallError;
 use crate::remote::spawn::GuardError;
+use crate::stop::Stopped;
 
 /// Why one step of one process failed.
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +246,7 @@ pub enum RestoreError {
     },
     /// A file, pipe or other shared object.
     #[error(transparent)]
-    Files(#[from] FilesError),
+    Files(FilesError),
     /// An id that a task needs belongs to somebody else.
     #[error("id {id}, which the tree needs, is in use by {user}")]
     IdTaken {
@@ -281,6 +282,17 @@ pub enum RestoreError {
     /// The guard, which makes the release one moment, could not be started.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// The caller gave the restore up (`Options::abort`) before the tree was let go. It can be
+    /// started again as it was.
+    #[error("the restore was given up")]
+    Cancelled,
+    /// The restore took longer than the caller allows (`Options::timeout`). It can be started again
+    /// as it was, with more time; the last events before tell what it waited for.
+    #[error("the restore did not end within {seconds} s")]
+    Timeout {
+        /// The limit.
+        seconds: u64,
+    },
     /// A worker ended without a word; a bug.
     #[error("a worker thread ended unexpectedly")]
     WorkerLost,
@@ -304,6 +316,8 @@ impl RestoreError {
             Self::Setup { .. } => "restore.setup",
             Self::Vdso { .. } => "host.vdso",
             Self::Guard(error) => error.code(),
+            Self::Cancelled => "restore.cancelled",
+            Self::Timeout { .. } => "restore.timeout",
             Self::WorkerLost => "restore.worker-lost",
         }
     }
@@ -328,7 +342,27 @@ impl RestoreError {
             Self::Setup { .. } => Some("raise the limits that it names, or free memory"),
             Self::Vdso { .. } => Some("restore on the kernel of the dump"),
             Self::Guard(error) => error.help(),
+            Self::Cancelled => None,
+            Self::Timeout { .. } => Some("allow more with --timeout, or none"),
             Self::WorkerLost => Some("report it: this is a bug of thaw"),
+        }
+    }
+}
+
+impl From<Stopped> for RestoreError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Cancelled => Self::Cancelled,
+            Stopped::Timeout { seconds } => Self::Timeout { seconds },
+        }
+    }
+}
+
+impl From<FilesError> for RestoreError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Stopped(stopped) => stopped.into(),
+            other => Self::Files(other),
         }
     }
 }

@@ -38,13 +38,19 @@ impl Target {
         for task in &seized {
             task.interrupt()?;
         }
-        self.stopped = seized.into_iter().map(Seized::wait).collect::<Result<_, _>>()?;
+        // The first thread comes last: if the process is killed, the kernel tells of its end only
+        // when that of all others has been seen.
+        let stopped = seized.into_iter().rev().map(Seized::wait);
+        self.stopped = stopped.collect::<Result<_, _>>()?;
+        self.stopped.reverse();
         self.set_final_state()
     }
 
     fn set_final_state(&mut self) -> Result<(), StepError> {
         let leader = self.leader.take().expect("a live process has a leader");
-        self.stopped[0].unmap_region(leader.slot().region())?;
+        // Not the first thread unless it is the only one: its end would not be told, see above.
+        let last = self.stopped.last().expect("the leader is among them");
+        last.unmap_region(leader.slot().region())?;
         // Slots of memory that no task of this process has any more.
         drop(leader);
         self.threads.clear();

@@ -34,11 +34,14 @@ pub use error::{Failure, IdUser, RestoreError, StepError};
 pub use threads::XstateError;
 pub use worker::Stage;
 
-use crate::contract::{StepId, TraceEvent, TraceStage};
-use crate::plan::{Kind, ProcessPlan, RestorePlan, Role};
+use crate::contract::{Outline, Schedule, StepId, TraceEvent, TraceStage};
+use crate::files::OpenedFiles;
+use crate::plan::{Kind, Options, ProcessPlan, RestorePlan, Role};
 use crate::remote::region::{Region, Slot};
 pub use crate::remote::spawn::GuardError;
 use crate::remote::spawn::{Brood, Guard, leave_rseq, spawn_root, swap_signal_mask};
+use crate::stop::Stop;
+use crate::summary::{ProcessBytes, ProcessSummary, Times, summaries, to_fill};
 use pool::Pool;
 use service::Service;
 use target::{Child, Target};
@@ -50,16 +53,22 @@ const REAP_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a restore reports while it goes on.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Shared objects are open and workers run.
+    /// Shared objects are open and workers run: the end of [`Stage::Prepare`].
     Prepared {
         /// Number of worker threads.
         workers: usize,
         /// Open objects.
         objects: usize,
+        /// What will be filled, of each process that has memory: the pages that it does not keep of
+        /// its parent, and contents of buffers that it makes.
+        to_fill: Vec<ProcessBytes>,
     },
+    /// So much of a process is filled by now. It comes at most every 50 ms of each worker, and for
+    /// each piece (32 MiB) of GPU contents. In the end it is what [`Event::Prepared`] said.
+    Filled(ProcessBytes),
     /// Something of one process has been done, or has failed.
     Step(TraceEvent),
-    /// All processes have finished a stage.
+    /// All processes have finished a stage; the next one begins. Not said of [`Stage::Prepare`].
     Reached(Stage),
 }
 
@@ -70,6 +79,20 @@ pub struct Restored {
     pub root: i32,
     /// pidfd of the root.
     pub root_pidfd: Arc<OwnedFd>,
+    /// All processes, parents before their children.
+    pub processes: Vec<ProcessSummary>,
+    /// How long each stage took, in their order.
+    pub stages: Vec<(Stage, Duration)>,
+    /// Bytes of private memory that were written; what children share with a parent counts once.
+    pub memory_bytes: u64,
+    /// Bytes of shared memory and memory files that were written.
+    pub shared_bytes: u64,
+    /// Bytes that were copied into GPU buffers.
+    pub gpu_bytes: u64,
+    /// Pages of parents and children that were compared, to find out what they share.
+    pub pages_compared: u64,
+    /// Pages that were found the same, and so were not written.
+    pub pages_shared: u64,
 }
 
 /// Restores the tree of a plan; on success it runs.
@@ -77,8 +100,24 @@ pub struct Restored {
 /// The calling thread must live until the tree is released, and no other thread of the process
 /// may wait for arbitrary children meanwhile. The process becomes a child subreaper while it works.
 ///
+/// # Giving up
+///
+/// A restore ends early when [`Options::abort`](crate::Options::abort) is readable or its
+/// [time](crate::Options::timeout) is over. Both are looked at every 20 ms, and before each stage
+/// and each GPU whose queues are started. Then everything is undone as after any failure.
+/// The begin of [`Stage::Release`] is the point of no return: after it the restore succeeds.
+///
+/// All signals are blocked in the calling thread until this returns, and threads that it starts
+/// inherit that. A signal that is to give the restore up needs someone else who takes it: block
+/// it in the whole process *before*, and either pass a signalfd of it as `abort`, or have a thread
+/// of your own wait for it (`sigwait`) and write to an eventfd. The id of such a thread may be one
+/// that the tree needs, and then the restore fails ([`RestoreError::IdTaken`]); a signalfd needs
+/// no thread.
+///
 /// # Errors
 /// [`Failure`]; every task that was made has been killed and reaped, but for those it lists.
+/// [`RestoreError::Cancelled`] and [`RestoreError::Timeout`] are the first error also where workers
+/// failed because of them.
 pub fn restore(
     plan: RestorePlan,
     observe: &mut dyn FnMut(Event),
@@ -104,10 +143,13 @@ fn carry_out(
     brood: &mut Brood,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Restored, RestoreError> {
+    let stop = Stop::new(plan.options.timeout, plan.options.abort.clone());
+    let mut clock = Clock { times: Times::begin(), observe };
+    stop.look()?;
     let host = surroundings(&plan)?;
     let ids = plan.ids.clone();
     let workers = worker_count(&plan);
-    let mut pool = Pool::start(workers, &plan.ids, plan.options.silence_max, &host)?;
+    let mut pool = Pool::start(workers, &ids, plan.options.silence_max, stop.clone(), &host)?;
     let outline = plan.outline.clone();
     if outline.steps.iter().any(|step| step.content_bytes > 0) {
         pool.start_copiers(&plan)?;
@@ -118,53 +160,117 @@ fn carry_out(
     }
     let RestorePlan { mut processes, files, region_base, slots, fds_end, options, hsakmt, .. } =
         plan;
-    let step_targets = step_targets(&processes);
-    let with_state = processes.iter().filter(|process| process.has_gpu_state());
-    let with_state: Vec<i32> = with_state.map(|process| process.pid).collect();
+    let tree = Devices::of(&processes, &options);
     raise_descriptor_limit()?;
-    let first = processes[0].pid;
-    memory::cow::decide(&mut processes, &host.images).map_err(|source| RestoreError::Step {
-        pid: first,
-        stage: Stage::Create,
-        source,
-    })?;
+    let compared = memory::cow::decide(&mut processes, &host.images, &stop)?;
+    let (to_fill, summaries) = (to_fill(&processes, &outline), summaries(&processes, &outline));
+    let shared_bytes = files.shared_bytes();
     let shared = devices::hsakmt::Made::prepare(hsakmt)?;
-    let mut files = files.open(&host.images)?;
+    let mut files = files.open(&host.images, &stop)?;
     let service = Service::lift(&files, fds_end)?;
-    observe(Event::Prepared { workers, objects: service.objects.len() });
-    let (_region, slots) = Region::map(region_base, &slots)
+    let objects = service.objects.len();
+    clock.times.note(Stage::Prepare);
+    (clock.observe)(Event::Prepared { workers, objects, to_fill });
+    let (_region, mut slots) = Region::map(region_base, &slots)
         .map_err(|source| RestoreError::Setup { what: "map the shared region", source })?;
-    let count = processes.len();
-    let root = processes[0].pid;
-    let mut slots = slots;
+    let (count, root) = (processes.len(), processes[0].pid);
     let guard_slot = slots.pop().expect("the plan ends with the guard's slot");
     let (targets, root_slot) = assign(processes, slots, &service, options.leave_stopped);
     pool.adopt(targets);
     leave_rseq();
+    stop.look()?;
     let watched = options.sibling.then_some(&service.restorer);
-    let leader = spawn_root(root_slot, root, watched).map_err(|errno| match errno {
-        Errno::EEXIST => taken(root),
-        errno => RestoreError::Root { pid: root, errno },
-    })?;
+    let leader = spawn_root(root_slot, root, watched).map_err(no_root(root))?;
     let root_pidfd = Arc::clone(leader.process());
     if options.sibling {
         brood.add_sibling(root);
     }
-    pool.create(leader, count, brood, observe)?;
+    pool.create(leader, count, brood, clock.observe)?;
+    clock.reached(Stage::Create);
     let guard = start_guard(guard_slot, &ids, brood)?;
     files.open_late()?;
-    pool.devices(&outline, (options.schedule, options.sabotage), &step_targets, observe)?;
-    pool.stage(Stage::Build, observe)?;
-    files.arm_timers()?;
-    pool.stage(Stage::Freeze, observe)?;
-    pool.contents(&outline, observe)?;
-    resume(&with_state, pool.coordinator(), observe)?;
-    pool.stage(Stage::Release, observe)?;
+    complete(&mut pool, &files, &outline, tree, &stop, &mut clock)?;
+    pool.stage(Stage::Release, clock.observe)?;
     brood.release();
     drop(guard); // the moment from which the tree lives, whatever becomes of us
+    clock.reached(Stage::Release);
     files.finish();
     shared.keep();
-    Ok(Restored { root, root_pidfd })
+    Ok(Restored {
+        root,
+        root_pidfd,
+        processes: summaries,
+        stages: clock.times.parts,
+        memory_bytes: pool.filled().map(|of| of.memory_bytes).sum(),
+        shared_bytes,
+        gpu_bytes: pool.filled().map(|of| of.gpu_bytes).sum(),
+        pages_compared: compared.pages,
+        pages_shared: compared.same,
+    })
+}
+
+fn no_root(pid: i32) -> impl Fn(Errno) -> RestoreError {
+    move |errno| match errno {
+        Errno::EEXIST => taken(pid),
+        errno => RestoreError::Root { pid, errno },
+    }
+}
+
+/// From tasks that exist to tasks that only wait to be let go.
+fn complete(
+    pool: &mut Pool,
+    files: &OpenedFiles,
+    outline: &Outline,
+    tree: Devices,
+    stop: &Stop,
+    clock: &mut Clock<'_>,
+) -> Result<(), RestoreError> {
+    pool.devices(outline, tree.order, &tree.targets, clock.observe)?;
+    clock.reached(Stage::Devices);
+    pool.stage(Stage::Build, clock.observe)?;
+    clock.reached(Stage::Build);
+    files.arm_timers()?;
+    pool.stage(Stage::Freeze, clock.observe)?;
+    clock.reached(Stage::Freeze);
+    pool.contents(outline, clock.observe)?;
+    clock.reached(Stage::Contents);
+    resume(&tree.with_state, pool.coordinator(), stop, clock.observe)?;
+    clock.reached(Stage::Resume);
+    Ok(())
+}
+
+/// Who hears of a stage that has ended, and how long it took.
+struct Clock<'a> {
+    times: Times<Stage>,
+    observe: &'a mut dyn FnMut(Event),
+}
+
+impl Clock<'_> {
+    fn reached(&mut self, stage: Stage) {
+        self.times.note(stage);
+        (self.observe)(Event::Reached(stage));
+    }
+}
+
+/// What the coordinator must know of device files when the processes belong to their workers.
+struct Devices {
+    /// Which step goes next.
+    order: (Schedule, Option<Sabotage>),
+    /// Whose each step is.
+    targets: Vec<usize>,
+    /// Processes with GPU queues to start.
+    with_state: Vec<i32>,
+}
+
+impl Devices {
+    fn of(processes: &[ProcessPlan], options: &Options) -> Self {
+        let with_state = processes.iter().filter(|process| process.has_gpu_state());
+        Self {
+            order: (options.schedule.clone(), options.sabotage),
+            targets: step_targets(processes),
+            with_state: with_state.map(|process| process.pid).collect(),
+        }
+    }
 }
 
 /// Whose each device step is: the place of its process among all.
@@ -179,9 +285,15 @@ fn step_targets(processes: &[ProcessPlan]) -> Vec<usize> {
 
 /// Starts the GPU queues of every process: last of all, and a failure is a failure of the restore.
 /// It is asked of the driver through a file of ours, for each process by its pid.
-fn resume(pids: &[i32], worker: usize, observe: &mut dyn FnMut(Event)) -> Result<(), RestoreError> {
+fn resume(
+    pids: &[i32],
+    worker: usize,
+    stop: &Stop,
+    observe: &mut dyn FnMut(Event),
+) -> Result<(), RestoreError> {
     let mut kfd = None;
     for &pid in pids {
+        stop.look()?;
         let begin_ns = now_ns();
         let result = match &mut kfd {
             Some(kfd) => Ok(kfd),

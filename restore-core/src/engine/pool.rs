@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::devices::Product;
 use super::devices::copiers::Copiers;
@@ -20,6 +20,8 @@ use crate::contract::{DeviceStep, Outline, Schedule, StepId, TraceEvent, TraceSt
 use crate::plan::RestorePlan;
 use crate::remote::ring::Remote;
 use crate::remote::spawn::Brood;
+use crate::stop::Stop;
+use crate::summary::ProcessBytes;
 
 /// Threads started in vain until one has an id that the tree does not need. Ids are handed out
 /// in ascending order, so as many can be in the way as the tree has; this is the end of patience.
@@ -103,6 +105,10 @@ pub(super) struct Pool {
     owners: Vec<usize>,
     copiers: Option<Copiers>,
     silence_max: Duration,
+    /// Looked at while workers are waited for, but not while the tree is let go.
+    stop: Stop,
+    /// How much is in place, by process.
+    filled: BTreeMap<i32, ProcessBytes>,
 }
 
 impl Pool {
@@ -111,11 +117,13 @@ impl Pool {
         count: usize,
         ids: &BTreeSet<i32>,
         silence_max: Duration,
+        stop: Stop,
         host: &Surroundings,
     ) -> Result<Self, RestoreError> {
         let (report_to, reports) = unbounded();
-        let (hands, owners, copiers) = (Vec::new(), Vec::new(), None);
-        let mut pool = Self { hands, reports, report_to, owners, copiers, silence_max };
+        let (hands, owners, copiers, filled) = (Vec::new(), Vec::new(), None, BTreeMap::new());
+        let mut pool =
+            Self { hands, reports, report_to, owners, copiers, silence_max, stop, filled };
         pool.hands = start_beside(count, ids, |worker, birth| pool.spawn(worker, birth, host))?;
         Ok(pool)
     }
@@ -177,20 +185,45 @@ impl Pool {
         self.deliver(0, root, brood);
         let mut created = 0;
         while created < count {
-            match self.reports.recv() {
-                Ok(Report::Born { index, leader }) => self.deliver(index, leader, brood),
-                Ok(Report::Event(event)) => observe(Event::Step(event)),
-                Ok(Report::Created) => created += 1,
-                Ok(Report::Failed(error)) => {
+            let report = self.listen();
+            match report.inspect_err(|_| self.take_stragglers(brood))? {
+                Report::Born { index, leader } => self.deliver(index, leader, brood),
+                Report::Event(event) => observe(Event::Step(event)),
+                Report::Filled { pid, bytes } => observe(self.note_filled(pid, bytes, 0)),
+                Report::Created => created += 1,
+                Report::Failed(error) => {
                     self.take_stragglers(brood);
                     return Err(*error);
                 }
-                Ok(Report::Device { .. } | Report::Finished { .. }) => {}
-                Err(_) => return Err(RestoreError::WorkerLost),
+                Report::Device { .. } | Report::Finished { .. } => {}
             }
         }
-        observe(Event::Reached(Stage::Create));
         Ok(())
+    }
+
+    /// The next word of a worker, unless the restore is to be given up.
+    fn listen(&self) -> Result<Report, RestoreError> {
+        loop {
+            self.stop.look()?;
+            match self.reports.recv_timeout(self.stop.period()) {
+                Ok(report) => return Ok(report),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(RestoreError::WorkerLost),
+            }
+        }
+    }
+
+    /// So much more of a process is in place.
+    fn note_filled(&mut self, pid: i32, memory_bytes: u64, gpu_bytes: u64) -> Event {
+        let filled = self.filled.entry(pid).or_insert(ProcessBytes { pid, ..Default::default() });
+        filled.memory_bytes += memory_bytes;
+        filled.gpu_bytes += gpu_bytes;
+        Event::Filled(*filled)
+    }
+
+    /// How much is in place, of all processes that have anything.
+    pub(super) fn filled(&self) -> impl Iterator<Item = &ProcessBytes> {
+        self.filled.values()
     }
 
     fn deliver(&self, index: usize, leader: Remote, brood: &mut Brood) {
@@ -214,30 +247,34 @@ impl Pool {
     }
 
     /// Leads all workers through a stage.
+    ///
+    /// The release is not given up any more: parts of the tree run already.
     pub(super) fn stage(
-        &self,
+        &mut self,
         stage: Stage,
         observe: &mut dyn FnMut(Event),
     ) -> Result<(), RestoreError> {
+        self.stop.look()?;
         for hand in &self.hands {
             let _ = hand.orders.send(Order::Begin(stage));
         }
         let mut finished = 0;
         while finished < self.hands.len() {
-            match self.reports.recv() {
-                Ok(Report::Finished { stage: of }) if of == stage => finished += 1,
-                Ok(Report::Event(event)) => observe(Event::Step(event)),
-                Ok(Report::Failed(error)) => return Err(*error),
-                Ok(
-                    Report::Created
-                    | Report::Device { .. }
-                    | Report::Finished { .. }
-                    | Report::Born { .. },
-                ) => {}
-                Err(_) => return Err(RestoreError::WorkerLost),
+            let report = match stage {
+                Stage::Release => self.reports.recv().map_err(|_| RestoreError::WorkerLost),
+                _ => self.listen(),
+            };
+            match report? {
+                Report::Finished { stage: of } if of == stage => finished += 1,
+                Report::Event(event) => observe(Event::Step(event)),
+                Report::Filled { pid, bytes } => observe(self.note_filled(pid, bytes, 0)),
+                Report::Failed(error) => return Err(*error),
+                Report::Created
+                | Report::Device { .. }
+                | Report::Finished { .. }
+                | Report::Born { .. } => {}
             }
         }
-        observe(Event::Reached(stage));
         Ok(())
     }
 
@@ -268,6 +305,7 @@ impl Pool {
             let Some(report) = self.hear(outline, waits_for, observe)? else { continue };
             match report {
                 Report::Event(event) => observe(Event::Step(event)),
+                Report::Filled { pid, bytes } => observe(self.note_filled(pid, bytes, 0)),
                 Report::Device { step, products, mut copies } => {
                     if sabotage == Some(Sabotage::StateLeaked) {
                         leak(&mut last, &mut copies);
@@ -311,12 +349,17 @@ impl Pool {
     ) -> Result<Option<Report>, RestoreError> {
         let never = crossbeam::channel::never();
         let copied = self.copiers.as_ref().and_then(Copiers::done).unwrap_or(&never);
-        let copied = crossbeam::select! {
-            recv(self.reports) -> report => {
-                return report.map(Some).map_err(|_| RestoreError::WorkerLost);
+        let begin = Instant::now();
+        let copied = loop {
+            self.stop.look()?;
+            crossbeam::select! {
+                recv(self.reports) -> report => {
+                    return report.map(Some).map_err(|_| RestoreError::WorkerLost);
+                }
+                recv(copied) -> copied => break copied.map_err(|_| RestoreError::WorkerLost)?,
+                default(self.stop.period().min(self.silence_max)) => {}
             }
-            recv(copied) -> copied => copied.map_err(|_| RestoreError::WorkerLost)?,
-            default(self.silence_max) => {
+            if begin.elapsed() >= self.silence_max {
                 let seconds = self.silence_max.as_secs();
                 return Err(RestoreError::Overdue { what: waits_for(), seconds });
             }
@@ -339,6 +382,7 @@ impl Pool {
         }));
         let label = outline.label(step);
         result.map_err(|source| RestoreError::Contents { pid, label, source })?;
+        observe(self.note_filled(pid, 0, piece.bytes));
         Ok(None)
     }
 }

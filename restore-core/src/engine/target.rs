@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::StepError;
 use super::devices::Devices;
+use super::memory::meter::Meter;
 use crate::files::ObjectKey;
 use crate::plan::{Group, Kind, LivePlan, ProcessPlan};
 use crate::remote::freeze::Stopped;
@@ -101,12 +102,16 @@ impl Target {
 
     /// Just born: empties the address space if this is the root, makes the children in the order
     /// that sessions demand, and returns them.
-    pub(super) fn create(&mut self, images: &ImageDir) -> Result<Vec<(usize, Remote)>, StepError> {
+    pub(super) fn create(
+        &mut self,
+        images: &ImageDir,
+        meter: &mut Meter<'_>,
+    ) -> Result<Vec<(usize, Remote)>, StepError> {
         if self.plan.member.parent.is_none() {
             self.shed_restorer()?;
         }
         if self.plan.lends() {
-            self.build_lent_memory(images)?;
+            self.build_lent_memory(images, meter)?;
         }
         let adopts = self.plan.member.adopts;
         let (setsid, group) = (self.plan.member.setsid, self.plan.member.group);

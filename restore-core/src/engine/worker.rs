@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::devices::Product;
 use super::devices::copy::CopyJob;
+use super::memory::meter::Meter;
 use super::target::Target;
 use super::{RestoreError, StepError, now_ns, threads};
 use crate::contract::{StepId, TraceEvent, TraceStage};
@@ -17,33 +18,47 @@ use crate::remote::ring::Remote;
 /// A part of the restore that all processes finish before any begins the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Images are compared, shared objects are opened, workers started. No task exists yet.
+    Prepare,
     /// All tasks come to be, with their sessions.
     Create,
-    /// Memory, descriptors, devices, threads.
+    /// Device files, each by its process.
+    Devices,
+    /// Memory, descriptors, device mappings, threads.
     Build,
     /// Signals, timers, limits, credentials, final registers; every task stops for good.
     Freeze,
+    /// The last of what GPU buffers hold arrives.
+    Contents,
+    /// GPU queues run again.
+    Resume,
     /// Every task runs.
     Release,
 }
 
 impl Stage {
-    /// What a trace calls it.
-    fn in_trace(self) -> TraceStage {
-        match self {
-            Self::Create => TraceStage::Create,
-            Self::Build => TraceStage::Build,
-            Self::Freeze => TraceStage::Freeze,
-            Self::Release => TraceStage::Release,
-        }
-    }
+    /// All stages in their order; each begins when the one before it has ended for all processes.
+    pub const ALL: [Self; 8] = [
+        Self::Prepare,
+        Self::Create,
+        Self::Devices,
+        Self::Build,
+        Self::Freeze,
+        Self::Contents,
+        Self::Resume,
+        Self::Release,
+    ];
 
     /// Name for people.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Prepare => "prepare",
             Self::Create => "create",
+            Self::Devices => "devices",
             Self::Build => "build",
             Self::Freeze => "freeze",
+            Self::Contents => "contents",
+            Self::Resume => "resume",
             Self::Release => "release",
         }
     }
@@ -72,7 +87,7 @@ pub(super) enum Order {
     /// Restore the device file of this step, of your target with this index. What it needs of other
     /// steps comes along.
     Device { index: usize, step: StepId, given: Vec<Product> },
-    /// Begin a stage.
+    /// Do your part of a stage: build, freeze or release.
     Begin(Stage),
 }
 
@@ -85,6 +100,8 @@ pub(super) enum Report {
     Born { index: usize, leader: Remote },
     /// Something was done, or failed.
     Event(TraceEvent),
+    /// So many more bytes of a process's memory are in place.
+    Filled { pid: i32, bytes: u64 },
     /// A device step has ended.
     Device { step: StepId, products: Vec<Product>, copies: Vec<CopyJob> },
     /// A worker has finished a stage for all its processes.
@@ -140,6 +157,14 @@ impl Tell<'_> {
         let _ = self.reports.send(Report::Event(event));
         result
     }
+
+    /// Does something that fills memory of a process.
+    fn metered<T>(&self, pid: i32, what: impl FnOnce(&mut Meter<'_>) -> T) -> T {
+        let say = |bytes| {
+            let _ = self.reports.send(Report::Filled { pid, bytes });
+        };
+        what(&mut Meter::new(&say))
+    }
 }
 
 fn at(pid: i32, stage: Stage) -> impl Fn(StepError) -> RestoreError {
@@ -161,7 +186,9 @@ fn born(
     let target = find(targets, index);
     target.leader = Some(leader);
     let pid = target.plan.pid;
-    let children = tell.timed(TraceStage::Create, (pid, None), || target.create(&host.images));
+    let children = tell.timed(TraceStage::Create, (pid, None), || {
+        tell.metered(pid, |meter| target.create(&host.images, meter))
+    });
     for (index, leader) in children.map_err(at(pid, Stage::Create))? {
         let _ = tell.reports.send(Report::Born { index, leader });
     }
@@ -202,23 +229,25 @@ fn begin(
     }
     for target in targets.iter_mut() {
         let pid = target.plan.pid;
-        tell.timed(stage.in_trace(), (pid, None), || match stage {
-            Stage::Create => Ok(()),
-            Stage::Build => build(target, host),
-            Stage::Freeze => freeze(target, host),
-            Stage::Release => target.release(),
-        })
-        .map_err(at(pid, stage))?;
+        let done = match stage {
+            Stage::Build => tell.timed(TraceStage::Build, (pid, None), || {
+                tell.metered(pid, |meter| build(target, host, meter))
+            }),
+            Stage::Freeze => tell.timed(TraceStage::Freeze, (pid, None), || freeze(target, host)),
+            Stage::Release => tell.timed(TraceStage::Release, (pid, None), || target.release()),
+            other => unreachable!("the coordinator leads the stage {}", other.name()),
+        };
+        done.map_err(at(pid, stage))?;
     }
     let _ = tell.reports.send(Report::Finished { stage });
     Ok(())
 }
 
-fn build(target: &mut Target, host: &Surroundings) -> Result<(), StepError> {
+fn build(target: &mut Target, host: &Surroundings, meter: &mut Meter<'_>) -> Result<(), StepError> {
     target.leader().stop_watching();
     target.join_group()?;
     target.set_proc_attributes(host.loginuid)?;
-    target.build_memory(&host.images)?;
+    target.build_memory(&host.images, meter)?;
     target.advise()?;
     target.build_descriptors()?;
     target.build_places()?;

@@ -16,6 +16,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 
 use super::{FilesError, raw, regular};
+use crate::stop::Stop;
 
 /// Name under which shared anonymous memory is dumped.
 const ANONYMOUS: &[u8] = b"/dev/zero";
@@ -23,7 +24,7 @@ const ANONYMOUS: &[u8] = b"/dev/zero";
 const ALLOW_SEALING: u32 = 2;
 /// The seals of a memfd that was made without `MFD_ALLOW_SEALING`.
 const UNSEALABLE: u32 = 1;
-/// Piece in which contents are copied where they cannot be read straight into place.
+/// Piece in which contents are copied; between two, the restore may be given up.
 const COPY_BYTES: usize = 1 << 20;
 
 /// Which memory.
@@ -41,6 +42,13 @@ pub(super) struct Plan {
     inode: Option<MemfdInodeEntry>,
     size_bytes: u64,
     contents: Option<PageStore>,
+}
+
+impl Plan {
+    /// Bytes that are saved of it.
+    pub(super) fn contents_bytes(&self) -> u64 {
+        self.contents.iter().flat_map(|store| &store.runs).map(|run| run.len_bytes).sum()
+    }
 }
 
 /// One open file of a memory.
@@ -93,10 +101,11 @@ pub(super) struct Memories {
 pub(super) fn create_all(
     plans: BTreeMap<Id, Plan>,
     images: &ImageDir,
+    stop: &Stop,
 ) -> Result<Memories, FilesError> {
     let mut made = BTreeMap::new();
     for (id, plan) in plans {
-        let fd = create(id, &plan, images)?;
+        let fd = create(id, &plan, images, stop)?;
         made.insert(id, (fd, plan, false));
     }
     Ok(Memories { made })
@@ -110,18 +119,18 @@ fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn create(id: Id, plan: &Plan, images: &ImageDir) -> Result<OwnedFd, FilesError> {
+fn create(id: Id, plan: &Plan, images: &ImageDir, stop: &Stop) -> Result<OwnedFd, FilesError> {
     let inode = plan.inode.as_ref();
     let hugetlb = inode.and_then(|inode| inode.hugetlb_flag).unwrap_or(0);
     let Some(inode) = inode.filter(|inode| inode.name != ANONYMOUS || hugetlb != 0) else {
         let fd = anonymous(id, plan.size_bytes)?;
-        fill(id, &fd, plan, images)?;
+        fill(id, &fd, plan, images, stop)?;
         return Ok(fd);
     };
     let sealing = if inode.seals == UNSEALABLE { 0 } else { ALLOW_SEALING };
     let fd = raw::memfd(&inode.name, sealing | hugetlb).map_err(fail(id, "memfd_create"))?;
     nix::unistd::ftruncate(&fd, plan.size_bytes as i64).map_err(fail(id, "ftruncate"))?;
-    fill(id, &fd, plan, images)?;
+    fill(id, &fd, plan, images, stop)?;
     fchown(&fd, Some(inode.uid), Some(inode.gid)).map_err(|e| fail(id, "fchown")(io_errno(&e)))?;
     if let Some(mode) = inode.mode {
         let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
@@ -149,7 +158,13 @@ pub(super) fn substitute(id: Id, size_bytes: u64) -> Result<OwnedFd, FilesError>
 }
 
 /// Copies the saved pages in. Huge-page files cannot be written to, only mapped.
-fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &ImageDir) -> Result<(), FilesError> {
+fn fill(
+    id: Id,
+    fd: &OwnedFd,
+    plan: &Plan,
+    images: &ImageDir,
+    stop: &Stop,
+) -> Result<(), FilesError> {
     let Some(store) = plan.contents.as_ref().filter(|s| !s.runs.is_empty()) else {
         return Ok(());
     };
@@ -167,7 +182,12 @@ fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &ImageDir) -> Result<(), File
             let end = run.start.saturating_add(run.len_bytes).min(plan.size_bytes);
             let room = map.get_mut(run.start as usize..end as usize);
             let room = room.ok_or_else(|| fail(id, "fill")(Errno::EINVAL))?;
-            pages.read_exact_at(room, run.offset_bytes).map_err(image)?;
+            let mut at = run.offset_bytes;
+            for piece in room.chunks_mut(COPY_BYTES) {
+                stop.look()?;
+                pages.read_exact_at(piece, at).map_err(image)?;
+                at += piece.len() as u64;
+            }
         }
         return Ok(());
     }
@@ -180,6 +200,7 @@ fn fill(id: Id, fd: &OwnedFd, plan: &Plan, images: &ImageDir) -> Result<(), File
         while done < len_bytes {
             let len = (len_bytes - done).min(COPY_BYTES as u64) as usize;
             let piece = &mut buffer[..len];
+            stop.look()?;
             let at = run.offset_bytes + done;
             pages.read_exact_at(piece, at).map_err(image)?;
             let written = memory.write_all_at(piece, run.start + done);

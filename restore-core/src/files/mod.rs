@@ -31,6 +31,7 @@ pub(crate) use raw::duplicate;
 
 use crate::plan::devices::is_device;
 use crate::refusal::{Refusal, RefusalKind};
+use crate::stop::{Stop, Stopped};
 
 /// What a descriptor or mapping refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +116,10 @@ pub enum FilesError {
         /// Size at the dump.
         saved: u64,
     },
+    /// The restore was given up meanwhile; the restore's own error says so.
+    #[doc(hidden)]
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 impl FilesError {
@@ -139,6 +144,7 @@ impl FilesError {
             Self::Image { .. } => "files.image",
             Self::Changed { .. } => "files.mode",
             Self::Size { .. } => "files.size",
+            Self::Stopped(stopped) => stopped.code(),
         }
     }
 
@@ -151,6 +157,7 @@ impl FilesError {
             }
             Self::Changed { .. } => Some("put the file of the dump back"),
             Self::Size { .. } => Some("put the file of the dump back"),
+            Self::Stopped(stopped) => stopped.help(),
         }
     }
 }
@@ -456,14 +463,20 @@ pub(crate) struct OpenedFiles {
 }
 
 impl FilesPlan {
+    /// Bytes of saved contents of memory that is a file.
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        self.memories.values().map(memory::Plan::contents_bytes).sum()
+    }
+
     /// Opens everything that can exist before the tasks do.
-    pub(crate) fn open(self, images: &ImageDir) -> Result<OpenedFiles, FilesError> {
-        let mut remaps = self.remaps.begin(images);
+    pub(crate) fn open(self, images: &ImageDir, stop: &Stop) -> Result<OpenedFiles, FilesError> {
+        let mut remaps = self.remaps.begin(images, stop);
         let mut fds = BTreeMap::new();
         let mut timers = Vec::new();
-        let mut memories = memory::create_all(self.memories, images)?;
+        let mut memories = memory::create_all(self.memories, images, stop)?;
         let mut fifos = fifo::Held::default();
         for (key, plan) in self.plans {
+            stop.look()?;
             let fd = match plan {
                 Plan::Regular(plan) => regular::open(&plan, &mut remaps)?,
                 Plan::Fifo(plan) => fifos.open(&plan, &mut remaps, images)?,

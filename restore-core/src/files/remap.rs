@@ -21,6 +21,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::{FilesError, regular};
+use crate::stop::{Stop, Stopped};
 
 /// Piece in which contents are copied.
 const COPY_BYTES: usize = 1 << 20;
@@ -81,10 +82,11 @@ impl Plan {
     }
 
     /// Begins to make names; contents come from the images in this directory.
-    pub(super) fn begin(self, images: &ImageDir) -> Names {
+    pub(super) fn begin(self, images: &ImageDir, stop: &Stop) -> Names {
         Names {
             plan: self,
             images: images.clone(),
+            stop: stop.clone(),
             rebuilt: BTreeMap::new(),
             temporary: Vec::new(),
         }
@@ -127,6 +129,7 @@ struct Temporary {
 pub(super) struct Names {
     plan: Plan,
     images: ImageDir,
+    stop: Stop,
     /// Where each ghost that has been rebuilt is.
     rebuilt: BTreeMap<u32, PathBuf>,
     /// In the order in which they were made; only what exists because of us.
@@ -222,6 +225,7 @@ impl Names {
         for &(offset, span) in &ghost.extents {
             let mut done = 0;
             while done < span.len_bytes {
+                self.stop.look().map_err(io::Error::other)?;
                 let len = (span.len_bytes - done).min(COPY_BYTES as u64) as usize;
                 image.read_exact_at(&mut buffer[..len], span.offset_bytes + done)?;
                 file.write_all_at(&buffer[..len], offset + done)?;
@@ -336,5 +340,8 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 fn fail(id: FileId, path: &Path, call: &'static str, error: &io::Error) -> FilesError {
+    if let Some(stopped) = error.get_ref().and_then(|inner| inner.downcast_ref::<Stopped>()) {
+        return FilesError::Stopped(*stopped);
+    }
     FilesError::Path { call, path: path.display().to_string(), id: id.0, errno: errno(error) }
 }

@@ -83,6 +83,14 @@ pub(crate) struct Lent {
     pub(crate) patches: Vec<Fill>,
 }
 
+impl MemoryPlan {
+    /// Bytes of pages that are written.
+    pub(crate) fn fill_bytes(&self) -> u64 {
+        let lists = [&self.fills, &self.patches, &self.lent.fills, &self.lent.patches];
+        lists.into_iter().flatten().map(|fill| fill.len_bytes).sum()
+    }
+}
+
 /// Everything that makes one address space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemoryPlan {

@@ -11,6 +11,8 @@ mod refuse;
 mod tree;
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criu_image::record::{FdinfoEntry, MmEntry, TaskCoreEntry};
@@ -58,6 +60,11 @@ pub struct Options {
     pub copy_buffer_bytes: usize,
     /// Read buffers back and compare them before anything runs (`--verify`).
     pub verify_contents: bool,
+    /// Longest time from the begin of [`restore`](crate::restore) until the tree is let go.
+    pub timeout: Option<Duration>,
+    /// Readable, and staying so, when the restore is to be given up: an eventfd, a pipe, a signalfd
+    /// that nobody reads. Of signals, see [`restore`](crate::restore).
+    pub abort: Option<Arc<OwnedFd>>,
     /// Longest silence of all workers and copiers together while device files are restored.
     #[doc(hidden)]
     pub silence_max: Duration,
@@ -80,6 +87,8 @@ impl Default for Options {
             gpu_map: UserMap::default(),
             copy_buffer_bytes: gpu_kfd::BOUNCE_BYTES_DEFAULT,
             verify_contents: false,
+            timeout: None,
+            abort: None,
             // The calls of a target have a limit of 120 s, after which its worker reports.
             silence_max: Duration::from_secs(300),
             sabotage: None,

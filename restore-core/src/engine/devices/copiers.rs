@@ -23,6 +23,8 @@ pub(in crate::engine) struct Copiers {
     /// Not bounded: a piece is small, and there are as many as the buffers have 16 MiB.
     /// `None` only while it is being dropped.
     queue: Option<(Sender<CopyJob>, Receiver<Copied>)>,
+    /// The other end of it, to take back what nobody has begun.
+    waiting: Receiver<CopyJob>,
     /// Pieces of each step.
     outstanding: BTreeMap<StepId, usize>,
     threads: Vec<JoinHandle<()>>,
@@ -59,7 +61,8 @@ impl Copiers {
         })?;
         let threads = threads.into_iter().enumerate();
         let threads = threads.map(|(number, thread)| thread.begin(first + number)).collect();
-        Ok(Self { queue: Some((jobs, done)), outstanding: BTreeMap::new(), threads })
+        let queue = Some((jobs, done));
+        Ok(Self { queue, waiting: take, outstanding: BTreeMap::new(), threads })
     }
 
     /// How many there are.
@@ -107,6 +110,7 @@ impl Drop for Copiers {
     /// end with its call.
     fn drop(&mut self) {
         let Some((jobs, done)) = self.queue.take() else { return };
+        self.waiting.try_iter().for_each(drop);
         drop(jobs);
         let deadline = Instant::now() + LEAVE_WAIT_MAX;
         let end = loop {

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 
 use criu_image::ImageDir;
 
-use crate::engine::StepError;
+use crate::engine::{RestoreError, Stage, StepError};
 use crate::files::ObjectKey;
 use crate::plan::{Fill, Kept, Kind, Lent, Mapping, MemoryPlan, ProcessPlan};
+use crate::stop::{Stop, Stopped};
 
 const PAGE_BYTES: u64 = 4096;
 /// Pages of a mapping that are compared before all of it is.
@@ -26,12 +27,41 @@ const COMPARE_BYTES: u64 = 256 << 10;
 const PLAIN: u32 =
     (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN | libc::MAP_NORESERVE) as u32;
 
+/// Pages of parents and children that were compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::engine) struct Compared {
+    /// All of them.
+    pub(in crate::engine) pages: u64,
+    /// Those that are the same in both, and are not written again.
+    pub(in crate::engine) same: u64,
+}
+
+/// Why pages were not compared.
+enum Trouble {
+    Step(StepError),
+    Stopped(Stopped),
+}
+
+impl From<StepError> for Trouble {
+    fn from(error: StepError) -> Self {
+        Self::Step(error)
+    }
+}
+
+impl From<Stopped> for Trouble {
+    fn from(stopped: Stopped) -> Self {
+        Self::Stopped(stopped)
+    }
+}
+
 /// Decides for every process what it inherits, and who must therefore be filled before it clones.
 pub(in crate::engine) fn decide(
     processes: &mut [ProcessPlan],
     images: &ImageDir,
-) -> Result<(), StepError> {
+    stop: &Stop,
+) -> Result<Compared, RestoreError> {
     let mut findings = Vec::new();
+    let mut compared = Compared::default();
     for (index, process) in processes.iter().enumerate() {
         let (Some(parent), Kind::Live(child)) = (process.member.parent, &process.kind) else {
             continue;
@@ -42,8 +72,20 @@ pub(in crate::engine) fn decide(
         let (Some(ours), Some(theirs)) = (child.memory.pages, above.memory.pages) else {
             continue;
         };
-        let mut pair = Pair::open(images, theirs, ours)?;
-        let shared = pair.share(&above.memory, &child.memory)?;
+        let share = || {
+            let mut pair = Pair::open(images, theirs, ours)?;
+            let shared = pair.share(&above.memory, &child.memory, stop)?;
+            Ok((shared, pair.compared_pages))
+        };
+        let (shared, pages) = share().map_err(|trouble| match trouble {
+            Trouble::Stopped(stopped) => stopped.into(),
+            Trouble::Step(source) => {
+                RestoreError::Step { pid: process.pid, stage: Stage::Prepare, source }
+            }
+        })?;
+        compared.pages += pages;
+        compared.same +=
+            shared.same.iter().map(|(start, end)| end - start).sum::<u64>() / PAGE_BYTES;
         if !shared.kept.is_empty() {
             findings.push((index, parent, shared));
         }
@@ -68,7 +110,7 @@ pub(in crate::engine) fn decide(
             above = processes[parent].member.parent;
         }
     }
-    Ok(())
+    Ok(compared)
 }
 
 /// Moves the mappings that hold these addresses, and their pages, to what is built first.
@@ -205,6 +247,7 @@ struct Pair {
     theirs: (File, PathBuf),
     ours: (File, PathBuf),
     buffers: (Vec<u8>, Vec<u8>),
+    compared_pages: u64,
 }
 
 impl Pair {
@@ -217,11 +260,13 @@ impl Pair {
                 Err(source) => Err(StepError::PagesFile { path, source }),
             }
         };
-        Ok(Self { theirs: open(theirs)?, ours: open(ours)?, buffers: (Vec::new(), Vec::new()) })
+        let (theirs, ours) = (open(theirs)?, open(ours)?);
+        Ok(Self { theirs, ours, buffers: (Vec::new(), Vec::new()), compared_pages: 0 })
     }
 
     fn read(&mut self, overlap: &Overlap) -> Result<(), StepError> {
         let len = overlap.len_bytes as usize;
+        self.compared_pages += overlap.len_bytes / PAGE_BYTES;
         self.buffers.0.resize(len, 0);
         self.buffers.1.resize(len, 0);
         for ((file, path), buffer, at) in [
@@ -234,7 +279,12 @@ impl Pair {
         Ok(())
     }
 
-    fn share(&mut self, above: &MemoryPlan, child: &MemoryPlan) -> Result<Shared, StepError> {
+    fn share(
+        &mut self,
+        above: &MemoryPlan,
+        child: &MemoryPlan,
+        stop: &Stop,
+    ) -> Result<Shared, Trouble> {
         let mut shared = Shared::default();
         let (theirs, ours) = (runs(above), runs(child));
         let covered: Vec<(u64, u64)> =
@@ -243,13 +293,14 @@ impl Pair {
             let Some(kept) = inheritable(above, mapping) else {
                 continue;
             };
+            stop.look()?;
             let end = kept.start + kept.len_bytes;
             let overlaps = overlaps(&theirs, &ours, kept.start, end);
             let pages: u64 = overlaps.iter().map(|o| o.len_bytes / PAGE_BYTES).sum();
             if pages >= SMALL_PAGES && !self.any_same(&overlaps, pages)? {
                 continue;
             }
-            if !self.compare(&overlaps, &mut shared.same)? {
+            if !self.compare(&overlaps, &mut shared.same, stop)? {
                 continue;
             }
             drops(&theirs, &covered, kept.start, end, &mut shared.drops);
@@ -289,11 +340,13 @@ impl Pair {
         &mut self,
         overlaps: &[Overlap],
         same: &mut Vec<(u64, u64)>,
-    ) -> Result<bool, StepError> {
+        stop: &Stop,
+    ) -> Result<bool, Trouble> {
         let mut any = false;
         for overlap in overlaps {
             let mut done = 0;
             while done < overlap.len_bytes {
+                stop.look()?;
                 let len_bytes = (overlap.len_bytes - done).min(COMPARE_BYTES);
                 let piece = Overlap {
                     start: overlap.start + done,

@@ -3,6 +3,7 @@
 //! What a child keeps of its parent is built before the child is born, the rest with all others.
 
 pub(super) mod cow;
+pub(super) mod meter;
 mod pages;
 pub(super) mod vdso;
 
@@ -12,6 +13,7 @@ use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
 use crate::plan::{Fill, HUGE_PAGE_BYTES, Mapping, MemoryPlan};
+use meter::Meter;
 use pages::{Batch, PagesFile};
 
 /// `arch_prctl` command (asm/prctl.h).
@@ -31,7 +33,11 @@ enum Part {
 
 impl Target {
     /// Builds what children will keep, before they are born.
-    pub(super) fn build_lent_memory(&mut self, images: &ImageDir) -> Result<(), StepError> {
+    pub(super) fn build_lent_memory(
+        &mut self,
+        images: &ImageDir,
+        meter: &mut Meter<'_>,
+    ) -> Result<(), StepError> {
         self.shed_parent()?;
         self.map(Part::Lent)?;
         let pid = self.plan.pid;
@@ -40,13 +46,17 @@ impl Target {
         };
         let lent = &live.memory.lent;
         with_pages(&live.memory, images, |pages| {
-            pages.fill(pid, &lent.fills)?;
-            pages.patch(pid, &lent.patches)
+            pages.fill(pid, &lent.fills, meter)?;
+            pages.patch(pid, &lent.patches, meter)
         })
     }
 
     /// Builds the rest of the address space.
-    pub(super) fn build_memory(&mut self, images: &ImageDir) -> Result<(), StepError> {
+    pub(super) fn build_memory(
+        &mut self,
+        images: &ImageDir,
+        meter: &mut Meter<'_>,
+    ) -> Result<(), StepError> {
         self.shed_parent()?;
         self.map(Part::Rest)?;
         self.make_huge_pages()?;
@@ -55,8 +65,8 @@ impl Target {
             return Ok(());
         };
         with_pages(&live.memory, images, |pages| {
-            pages.fill(pid, &live.memory.fills)?;
-            pages.patch(pid, &live.memory.patches)
+            pages.fill(pid, &live.memory.fills, meter)?;
+            pages.patch(pid, &live.memory.patches, meter)
         })?;
         self.protect()
     }

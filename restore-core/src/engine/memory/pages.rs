@@ -12,6 +12,7 @@ use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
 use memmap2::{Mmap, UncheckedAdvice};
 use nix::errno::Errno;
 
+use super::meter::Meter;
 use crate::engine::StepError;
 use crate::plan::Fill;
 
@@ -57,28 +58,42 @@ impl PagesFile {
         Ok(self.map.as_ptr().wrapping_add(fill.offset_bytes as usize))
     }
 
-    pub(super) fn fill(&mut self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
+    /// Writes these ranges. When the restore is given up, it is the death of the process that ends
+    /// this: the kernel then finds no memory to write to.
+    pub(super) fn fill(
+        &mut self,
+        pid: i32,
+        fills: &[Fill],
+        meter: &mut Meter<'_>,
+    ) -> Result<(), StepError> {
         if self.raw.blocks().is_some() {
-            return self.fill_verified(pid, fills);
+            return self.fill_verified(pid, fills, meter);
         }
         let mut batch = Batch::default();
         for fill in fills {
             for piece in pieces(fill) {
                 if !batch.takes(&piece) {
                     batch.copy(pid)?;
+                    meter.add(batch.len_bytes);
                     self.forget(&mut batch);
                 }
                 batch.add(self.local(pid, &piece)?, &piece);
             }
         }
         batch.copy(pid)?;
+        meter.add(batch.len_bytes);
         self.forget(&mut batch);
         Ok(())
     }
 
     /// The same from blocks that are read and compared with the manifest first. What is written
     /// is what was compared.
-    fn fill_verified(&mut self, pid: i32, fills: &[Fill]) -> Result<(), StepError> {
+    fn fill_verified(
+        &mut self,
+        pid: i32,
+        fills: &[Fill],
+        meter: &mut Meter<'_>,
+    ) -> Result<(), StepError> {
         // What several children keep is listed for one after the other, not in file order.
         let mut pieces: Vec<Fill> = fills.iter().flat_map(pieces).collect();
         pieces.sort_unstable_by_key(|piece| piece.offset_bytes);
@@ -107,11 +122,13 @@ impl PagesFile {
                 };
                 if !batch.takes(&piece) {
                     batch.copy(pid)?;
+                    meter.add(batch.len_bytes);
                     batch = Batch::default();
                 }
                 batch.add(bytes.as_ptr(), &piece);
             }
             batch.copy(pid)?;
+            meter.add(batch.len_bytes);
         }
         match pieces.next() {
             Some(piece) => Err(StepError::Fill { pid, address: piece.start, errno: Errno::EFAULT }),
@@ -146,7 +163,12 @@ impl PagesFile {
     }
 
     /// Writes pages of mappings without write permission.
-    pub(super) fn patch(&mut self, pid: i32, patches: &[Fill]) -> Result<(), StepError> {
+    pub(super) fn patch(
+        &mut self,
+        pid: i32,
+        patches: &[Fill],
+        meter: &mut Meter<'_>,
+    ) -> Result<(), StepError> {
         let Some(first) = patches.first() else {
             return Ok(());
         };
@@ -184,6 +206,7 @@ impl PagesFile {
                     }
                 }
             }
+            meter.add(patch.len_bytes);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub(in crate::engine) fn check(
     for process in processes {
         if let Kind::Live(live) = &process.kind
             && let Some(address) = difference(&live.memory, here, images).map_err(|source| {
-                RestoreError::Step { pid: process.pid, stage: Stage::Create, source }
+                RestoreError::Step { pid: process.pid, stage: Stage::Prepare, source }
             })?
         {
             return Err(RestoreError::Vdso { pid: process.pid, address });

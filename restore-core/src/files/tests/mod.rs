@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use super::{FilesError, ObjectKey, OpenedFiles, needs, plan};
 use crate::refusal::Refusal;
+use crate::stop::Stop;
 
 /// File id of `/`, which every process has as program, directory and root.
 const ROOT: u32 = 1;
@@ -165,7 +166,7 @@ impl Images {
 
     fn try_open(&self) -> Result<OpenedFiles, FilesError> {
         let plan = plan(&self.checkpoint, &needs(&self.checkpoint)).expect("nothing is refused");
-        plan.open(&ImageDir::unverified(self.images.path()))
+        plan.open(&ImageDir::unverified(self.images.path()), &Stop::default())
     }
 
     fn open(&self) -> OpenedFiles {
