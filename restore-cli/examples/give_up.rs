@@ -6,6 +6,7 @@
 //! Prints what became of it and which events there were. Exit codes: 0 the tree runs, 1 it was
 //! given up and everything undone, 2 anything else, such as a trace that breaks the contract.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ fn main() {
     let plan = RestorePlan::new(checkpoint, &host, options).expect("nothing is refused");
     let outline = plan.outline().clone();
     let (mut events, mut steps) = (Vec::new(), Vec::new());
+    let (mut to_fill, mut filled) = (BTreeMap::new(), BTreeMap::new());
     let (mut given_up, mut released) = (None, false);
     let result = restore(plan, &mut |event| {
         let now = match (what.as_str(), &event) {
@@ -43,6 +45,14 @@ fn main() {
         }
         released |= matches!(event, Event::Reached(Stage::Release));
         events.push(name(&event));
+        match &event {
+            Event::Prepared { to_fill: all, .. } => {
+                let all = all.iter().filter(|bytes| bytes.memory_bytes + bytes.gpu_bytes > 0);
+                to_fill.extend(all.map(|bytes| (bytes.pid, *bytes)));
+            }
+            Event::Filled(bytes) => drop(filled.insert(bytes.pid, *bytes)),
+            _ => {}
+        }
         if let Event::Step(step) = event {
             steps.push(step);
         }
@@ -53,6 +63,7 @@ fn main() {
     let code = match &result {
         _ if judged.is_err() => 2,
         Ok(tree) => {
+            assert_eq!(to_fill, filled, "what was said first is what was done");
             let bytes = (tree.memory_bytes, tree.shared_bytes, tree.gpu_bytes);
             println!("runs: {:?} {bytes:?} {:?}", tree.processes, tree.stages);
             0

@@ -41,6 +41,7 @@ fn work(options: Dump, start: Instant, abort: OwnedFd) -> u8 {
     match dumped {
         Ok(dumped) => {
             conclude(&dumped, &options.images_dir, tell.log);
+            statistics(&options, &dumped, tell.log);
             0
         }
         Err(failure) => {
@@ -86,6 +87,8 @@ fn log_event(log: &mut Log, event: &DumpEvent) {
             "GPU queues of {processes} process(es) are stopped; {files} device file(s) with \
              {buffers} buffer(s)"
         ),
+        // For a display.
+        DumpEvent::Expected { .. } | DumpEvent::Saved(_) | DumpEvent::SavedShared { .. } => return,
         DumpEvent::Asked => "every process was asked and is as it was found".to_owned(),
         DumpEvent::Written { bytes } => format!("{bytes} bytes of images are written"),
         DumpEvent::Placed => "the images are synced and in place".to_owned(),
@@ -93,8 +96,19 @@ fn log_event(log: &mut Log, event: &DumpEvent) {
     log.line(Level::Info, &text);
 }
 
+/// Upstream writes statistics to the working directory. Among the images they are already.
+fn statistics(options: &Dump, dumped: &Dumped, log: &mut Log) {
+    let Some(work_dir) = &options.work_dir else { return };
+    let place = |dir: &Path| dir.canonicalize().ok();
+    if place(work_dir) != place(&options.images_dir)
+        && let Err(error) = restore_core::write_stats(work_dir, &dumped.stats())
+    {
+        log.line(Level::Warning, &format!("no stats-dump in {}: {error}", work_dir.display()));
+    }
+}
+
 fn conclude(dumped: &Dumped, images: &Path, log: &mut Log) {
-    let Dumped { processes, threads, bytes, freezing, frozen, steps } = dumped;
+    let Dumped { processes, threads, bytes, freezing, frozen, steps, .. } = dumped;
     log.line(Level::Debug, &format!("{steps} steps"));
     log.line(
         Level::Info,

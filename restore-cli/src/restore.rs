@@ -70,6 +70,12 @@ fn restore(
         tell.error(&format!("processes that could not be ended: {:?}", failure.left));
         LEFTOVERS
     })?;
+    let work_dir = options.work_dir.as_ref().unwrap_or(&options.images_dir);
+    if let Err(error) = restore_core::write_stats(work_dir, &tree.stats()) {
+        // The images may be on a file system that cannot be written to.
+        let text = format!("no stats-restore in {}: {error}", work_dir.display());
+        tell.log.line(Level::Warning, &text);
+    }
     if let Some(pidfile) = pidfile {
         pidfile.write(tree.root).map_err(|error| {
             // The tree runs: that is what the caller must know first.

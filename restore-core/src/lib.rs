@@ -24,19 +24,22 @@ compile_error!("restore-core works on x86-64 Linux only");
 
 mod capture;
 mod contract;
+mod crew;
 mod engine;
 mod files;
 mod host;
+mod meter;
 mod place;
 mod plan;
 mod refusal;
 mod remote;
+mod stats;
 mod stop;
 mod summary;
 
 pub use capture::{
-    DumpError, DumpEvent, DumpFailure, DumpOptions, Dumped, Ended, GHOST_LIMIT_BYTES, KeeperError,
-    Leave, Mishap, UndoError, UnpauseError, dump, keep,
+    DumpError, DumpEvent, DumpFailure, DumpOptions, DumpPhase, Dumped, Ended, GHOST_LIMIT_BYTES,
+    KeeperError, Leave, Mishap, PageCounts, UndoError, UnpauseError, dump, keep,
 };
 pub use contract::{
     Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Piece, Schedule,
@@ -55,4 +58,5 @@ pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, Tre
 pub use refusal::{Refusal, RefusalKind};
 pub use remote::freeze::FreezeError;
 pub use remote::ring::CallError;
+pub use stats::write_stats;
 pub use summary::{ProcessBytes, ProcessSummary};

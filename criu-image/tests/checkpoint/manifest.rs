@@ -51,6 +51,9 @@ fn manifest_finds_missing_added_and_cut_files_once() {
     let finding = "core-7.img is none of the files that thaw-manifest lists";
     check_with_manifest(write("core-7.img", b""), &[finding]);
     check_with_manifest(write("dump.log", b"words"), &[]);
+    // What a restore has left beside the images.
+    let statistics = head("stats-dump");
+    check_with_manifest(|dir| fs::write(dir.join("stats-restore"), statistics).expect("room"), &[]);
     check_with_manifest(
         write("pages-1.img", b""),
         &["pages-1.img has 0 bytes, the dump wrote 12288"],

@@ -33,11 +33,13 @@ use nix::errno::Errno;
 
 pub use gpu::UnpauseError;
 pub use keeper::{Ended, KeeperError, keep};
+pub use memory::pages::PageCounts;
 pub use steps::Mishap;
 
 use crate::refusal::Refusal;
 use crate::remote::freeze::FreezeError;
 use crate::remote::ring::CallError;
+use crate::summary::{ProcessBytes, ProcessSummary, Times};
 use staging::Staging;
 use steps::Steps;
 use tree::Tree;
@@ -492,6 +494,49 @@ pub struct Dumped {
     pub frozen: Duration,
     /// Steps that were taken.
     pub steps: u32,
+    /// All processes, parents before their children.
+    pub tree: Vec<ProcessSummary>,
+    /// How long each phase took, in the order in which they were done.
+    pub phases: Vec<(DumpPhase, Duration)>,
+    /// While private memory was found, read and written.
+    pub saving: Duration,
+    /// Pages of private memory.
+    pub pages: PageCounts,
+    /// Pages of shared memory and memory files.
+    pub shared: PageCounts,
+    /// Bytes that GPU buffers hold; memory that several have counts once.
+    pub gpu_bytes: u64,
+}
+
+/// A part of a dump that ends before the next one begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpPhase {
+    /// The tree comes to rest; ends with [`DumpEvent::Frozen`].
+    Freeze,
+    /// It is read from outside, GPU queues are stopped; ends with [`DumpEvent::Read`].
+    Read,
+    /// Processes are asked what only they can say; ends with [`DumpEvent::Asked`].
+    Ask,
+    /// Memory, contents of buffers and records are written; ends with [`DumpEvent::Written`].
+    Write,
+    /// Images are synced and put in place; ends with [`DumpEvent::Placed`].
+    Place,
+    /// The tree is killed after that, or goes on before it.
+    LetGo,
+}
+
+impl DumpPhase {
+    /// Name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Read => "read",
+            Self::Ask => "ask",
+            Self::Write => "write",
+            Self::Place => "place",
+            Self::LetGo => "let go",
+        }
+    }
 }
 
 /// What a dump reports while it goes on.
@@ -517,6 +562,22 @@ pub enum DumpEvent {
     },
     /// Every process has been asked, and is as it was found.
     Asked,
+    /// The pages of all processes have been found: what will be read is known.
+    Expected {
+        /// Of each process that has memory: its own pages, also those that will turn out to hold only
+        /// zeros and are not written, and contents of its GPU buffers.
+        processes: Vec<ProcessBytes>,
+        /// Of shared memory and memory files, about: what is a hole is not known yet.
+        shared_bytes: u64,
+    },
+    /// So much of a process has been read and written by now. It comes at most every 50 ms of each
+    /// worker. In the end it is what [`DumpEvent::Expected`] said.
+    Saved(ProcessBytes),
+    /// So much of shared memory has been read and written by now.
+    SavedShared {
+        /// Bytes of it.
+        bytes: u64,
+    },
     /// All images are written, beside their place.
     Written {
         /// Their size.
@@ -556,6 +617,7 @@ fn carry_out(
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
     let begin = Instant::now();
+    let mut phases = Times::begin();
     let group = freezer::Frozen::group_of(options.root, options.freeze_group.as_deref())?;
     tree.freeze(options.root, steps)?;
     if let Some(group) = &group {
@@ -564,33 +626,70 @@ fn carry_out(
     let freezing = begin.elapsed();
     let processes = tree.members.len();
     let threads = tree.members.iter().map(|member| member.threads.len()).sum();
+    phases.note(DumpPhase::Freeze);
     observe(DumpEvent::Frozen { processes, threads });
+    let summary = summary(tree);
     let times = write::Times { begin, freezing };
-    let links = write::all(options, tree, staging.folder(), steps, times, observe);
+    let written = write::all(options, tree, staging.folder(), steps, times, &mut |event| {
+        match event {
+            DumpEvent::Read => phases.note(DumpPhase::Read),
+            DumpEvent::Asked => phases.note(DumpPhase::Ask),
+            _ => {}
+        }
+        observe(event);
+    });
     // If one has died, that explains any error, and spoils what was read without one.
     tree.check_held()?;
-    let links = links?;
+    let written = written?;
     let bytes = staging.total_bytes();
+    phases.note(DumpPhase::Write);
     observe(DumpEvent::Written { bytes });
     steps.next("let the tree go, or put the images in place")?;
     drop(group);
     let frozen = match options.leave {
         Leave::Killed => {
             staging.commit(steps)?;
+            phases.note(DumpPhase::Place);
             observe(DumpEvent::Placed);
             tree.conclude(options.leave)?;
+            phases.note(DumpPhase::LetGo);
             begin.elapsed()
         }
         Leave::Running | Leave::Stopped => {
             tree.conclude(options.leave)?;
             let frozen = begin.elapsed();
+            phases.note(DumpPhase::LetGo);
             staging.commit(steps)?;
+            phases.note(DumpPhase::Place);
             observe(DumpEvent::Placed);
             frozen
         }
     };
-    links.keep();
-    Ok(Dumped { processes, threads, bytes, freezing, frozen, steps: steps.taken() })
+    written.links.keep();
+    Ok(Dumped {
+        processes,
+        threads,
+        bytes,
+        freezing,
+        frozen,
+        steps: steps.taken(),
+        tree: summary,
+        phases: phases.parts,
+        saving: written.figures.saving,
+        pages: written.figures.pages,
+        shared: written.figures.shared,
+        gpu_bytes: written.gpu_bytes,
+    })
+}
+
+fn summary(tree: &Tree) -> Vec<ProcessSummary> {
+    let of = |member: &tree::Member| ProcessSummary {
+        pid: member.pid,
+        ppid: member.parent.map_or(0, |at| tree.members[at].pid),
+        name: String::from_utf8_lossy(&member.stat.comm).into_owned(),
+        threads: member.threads.len(),
+    };
+    tree.members.iter().map(of).collect()
 }
 
 /// A tree may have more descriptors than we may have by default.

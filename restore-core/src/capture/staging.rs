@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use criu_image::{FileSum, ImageKind, MANIFEST_NAME, Manifest, Summer};
 
@@ -48,28 +49,29 @@ impl Folder {
     pub(crate) fn create(&self, name: &str) -> Result<Staged, DumpError> {
         let path = self.path.join(name);
         let file = File::create(&path).map_err(|source| DumpError::Write { path, source })?;
-        Ok(Staged { name: name.to_owned(), file, summer: Summer::default() })
+        let outlet = Outlet { name: name.to_owned(), file, writing: Duration::ZERO };
+        Ok(Staged { outlet, summer: Summer::default() })
     }
 
     /// Takes a file that is complete.
     pub(crate) fn finish(&self, staged: Staged) {
         // All are on their way to the disk before the first is waited for.
-        raw::begin_to_sync(&staged.file);
-        self.record(staged.name, staged.summer.finish());
+        raw::begin_to_sync(&staged.outlet.file);
+        self.record(staged.outlet.name, staged.summer.finish());
     }
 
     /// Takes a file that is complete, under other names too: as one file, or where the file system
     /// knows no links, as copies.
     pub(crate) fn finish_as(&self, staged: Staged, also: &[String]) -> Result<(), DumpError> {
-        let (from, sum) = (self.path.join(&staged.name), staged.summer.finish());
+        let (from, sum) = (self.path.join(&staged.outlet.name), staged.summer.finish());
         for name in also {
             let path = self.path.join(name);
             let linked = fs::hard_link(&from, &path).or_else(|_| fs::copy(&from, &path).map(drop));
             linked.map_err(|source| DumpError::Write { path, source })?;
             self.record(name.clone(), sum.clone());
         }
-        raw::begin_to_sync(&staged.file);
-        self.record(staged.name, sum);
+        raw::begin_to_sync(&staged.outlet.file);
+        self.record(staged.outlet.name, sum);
         Ok(())
     }
 
@@ -89,7 +91,10 @@ impl Staging {
         for entry in fs::read_dir(dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name();
-            if ImageKind::of_name(&name).is_some() || name == MANIFEST_NAME {
+            let kind = ImageKind::of_name(&name).map(|(kind, _)| kind);
+            // What a restore said of itself is none of a checkpoint.
+            let is_image = kind.is_some_and(|kind| kind != ImageKind::StatsRestore);
+            if is_image || name == MANIFEST_NAME {
                 return Err(DumpError::Occupied { path: entry.path() });
             }
             // What a dump that was killed has left; its owner is no more.
@@ -175,8 +180,7 @@ fn is_abandoned(name: &str) -> bool {
 /// A file that is being written.
 #[derive(Debug)]
 pub(crate) struct Staged {
-    name: String,
-    file: File,
+    outlet: Outlet,
     summer: Summer,
 }
 
@@ -184,7 +188,12 @@ impl Staged {
     /// Adds bytes at the end.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
         self.sum(bytes);
-        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
+        self.outlet.write(bytes)
+    }
+
+    /// Time that writing took so far, but for what [`Staged::another`] wrote.
+    pub(crate) fn writing(&self) -> Duration {
+        self.outlet.writing()
     }
 
     /// Takes note of bytes that are written through [`Staged::another`].
@@ -194,22 +203,32 @@ impl Staged {
 
     /// The same file, to be written by another thread, which does not sum.
     pub(crate) fn another(&self) -> Result<Outlet, DumpError> {
-        let file = self.file.try_clone().map_err(|source| failed(&self.name, source))?;
-        Ok(Outlet { name: self.name.clone(), file })
+        let Outlet { name, file, .. } = &self.outlet;
+        let file = file.try_clone().map_err(|source| failed(name, source))?;
+        Ok(Outlet { name: name.clone(), file, writing: Duration::ZERO })
     }
 }
 
-/// A file that another thread keeps the sums of.
+/// A file without its sums, which another thread may keep.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     name: String,
     file: File,
+    writing: Duration,
 }
 
 impl Outlet {
     /// Adds bytes at the end.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
-        self.file.write_all(bytes).map_err(|source| failed(&self.name, source))
+        let begin = Instant::now();
+        let written = self.file.write_all(bytes);
+        self.writing += begin.elapsed();
+        written.map_err(|source| failed(&self.name, source))
+    }
+
+    /// Time that writing took so far.
+    pub(crate) fn writing(&self) -> Duration {
+        self.writing
     }
 }
 

@@ -3,12 +3,13 @@
 //! Reading and saving memory is spread over workers, a process at a time. Tracing stays with the
 //! thread that called: the kernel wants it so.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criu_image::record::{
-    DumpStatsEntry, FdinfoEntry, FsEntry, InventoryEntry, PluginsEntry, PstreeEntry, SeccompEntry,
-    StatsEntry, TaskKobjIdsEntry, TimensEntry, Timespec,
+    FdinfoEntry, FsEntry, InventoryEntry, PluginsEntry, PstreeEntry, SeccompEntry,
+    TaskKobjIdsEntry, TimensEntry, Timespec,
 };
 use criu_image::{ImageBuilder, ImageKind};
 
@@ -18,7 +19,7 @@ use super::files::{FileTable, Links};
 use super::groups::{OWN_SET, Sets};
 use super::memory::{
     self, Source,
-    pages::{self, Counts, Room},
+    pages::{self, Found, PageCounts, PageWriter, Room},
 };
 use super::staging::Folder;
 use super::steps::Steps;
@@ -26,7 +27,11 @@ use super::task::restart::Patch;
 use super::task::{self, Machine};
 use super::tree::{Member, Tree};
 use super::{DumpError, DumpEvent, DumpOptions, gpu, identity, proc};
+use crate::crew;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
+use crate::stats::DumpFigures;
+use crate::summary::ProcessBytes;
 
 /// `CRTOOLS_IMAGES_V1_1` of CRIU 4.2.
 const IMAGE_VERSION: u32 = 2;
@@ -39,6 +44,35 @@ const GPU_PLUGIN: &[u8] = b"amdgpu_plugin";
 pub(crate) struct Times {
     pub(crate) begin: Instant,
     pub(crate) freezing: Duration,
+}
+
+/// What was written.
+pub(crate) struct Written {
+    pub(crate) links: Links,
+    pub(crate) figures: DumpFigures,
+    pub(crate) gpu_bytes: u64,
+}
+
+/// How much has been saved so far, told as events.
+struct Tally<'a> {
+    processes: BTreeMap<i32, ProcessBytes>,
+    shared_bytes: u64,
+    observe: &'a mut dyn FnMut(DumpEvent),
+}
+
+impl Tally<'_> {
+    fn process(&mut self, pid: i32, memory_bytes: u64, gpu_bytes: u64) {
+        let none = ProcessBytes { pid, ..ProcessBytes::default() };
+        let saved = self.processes.entry(pid).or_insert(none);
+        saved.memory_bytes += memory_bytes;
+        saved.gpu_bytes += gpu_bytes;
+        (self.observe)(DumpEvent::Saved(*saved));
+    }
+
+    fn shared(&mut self, bytes: u64) {
+        self.shared_bytes += bytes;
+        (self.observe)(DumpEvent::SavedShared { bytes: self.shared_bytes });
+    }
 }
 
 /// What the images say of one process beside its memory and threads.
@@ -61,10 +95,10 @@ pub(crate) fn all(
     steps: &Steps,
     times: Times,
     observe: &mut dyn FnMut(DumpEvent),
-) -> Result<Links, DumpError> {
+) -> Result<Written, DumpError> {
     check_session(options, tree)?;
     let members: Vec<&Member> = tree.members.iter().filter(|m| !m.is_zombie()).collect();
-    let facts = spread(options, &members, |member, _| Facts::of(member, steps))?;
+    let facts = spread(options, &members, &mut |()| {}, |member, _, _| Facts::of(member, steps))?;
     let mut files = FileTable::new(options);
     let described = describe(&facts, &mut files)?;
     let mut gpu_refusals = Vec::new();
@@ -86,6 +120,7 @@ pub(crate) fn all(
     observe(DumpEvent::Read);
     let asked = ask::all(&mut tree.members, &facts, steps)?;
     observe(DumpEvent::Asked);
+    let begin = Instant::now();
     let sets = Sets::of(&facts, options)?;
     let members = tree.members.iter().filter(|member| !member.is_zombie());
     let parts = facts.iter().zip(&described).zip(&machines).zip(&asked);
@@ -102,20 +137,54 @@ pub(crate) fn all(
             sets: &sets,
         })
         .collect();
-    let counts = spread(options, &processes, |process, room| process.save(folder, room, steps))?;
+    let found = spread(options, &processes, &mut |()| {}, |process, _, _| process.find(steps))?;
+    let to_save = to_save(&processes, &found, gpu.as_ref())?;
+    let gpu_bytes = to_save.iter().map(|bytes| bytes.gpu_bytes).sum();
+    observe(DumpEvent::Expected { processes: to_save, shared_bytes: files.shared_bytes() });
+    let mut tally = Tally { processes: BTreeMap::new(), shared_bytes: 0, observe };
+    let mut tell = |(pid, bytes)| tally.process(pid, bytes, 0);
+    let counts = spread(options, &processes, &mut tell, |process, room, say| {
+        let mut say = |bytes| say((process.facts.pid, bytes));
+        process.save(&found[process.place], folder, room, steps, &mut Meter::new(&mut say))
+    })?;
+    let saving = begin.elapsed();
     zombies(tree, folder, steps)?;
     if let Some(record) = sets.record() {
         let bytes = ImageBuilder::of_one(ImageKind::Cgroup, &record);
         folder.put(&ImageKind::Cgroup.file_name(0), &bytes)?;
     }
     if let Some(gpu) = &gpu {
-        gpu.write(options, folder, steps)?;
+        gpu.write(options, folder, steps, &mut |(pid, bytes)| tally.process(pid, 0, bytes))?;
     }
     let mut next_pages_id = facts.len() as u32 + 1;
-    let (links, shared) = files.write(folder, &mut next_pages_id, steps)?;
+    let tell = &mut |bytes| tally.shared(bytes);
+    let (links, shared) = files.write(folder, &mut next_pages_id, steps, tell)?;
     whole(tree, gpu.is_some(), folder, steps)?;
-    statistics(&counts, shared, times, folder)?;
-    Ok(links)
+    let figures = DumpFigures {
+        freezing: times.freezing,
+        frozen: times.begin.elapsed(),
+        saving,
+        pages: counts.into_iter().sum(),
+        shared,
+    };
+    let bytes = ImageBuilder::of_one(ImageKind::StatsDump, &figures.record());
+    folder.put(&ImageKind::StatsDump.file_name(0), &bytes)?;
+    Ok(Written { links, figures, gpu_bytes })
+}
+
+/// What will be saved of each process.
+fn to_save(
+    processes: &[Process<'_>],
+    found: &[Found],
+    gpu: Option<&gpu::GpuState>,
+) -> Result<Vec<ProcessBytes>, DumpError> {
+    let gpus = gpu.map_or(Ok(BTreeMap::new()), gpu::GpuState::contents_bytes)?;
+    let of = |(process, found): (&Process<'_>, &Found)| {
+        let pid = process.facts.pid;
+        let gpu_bytes = gpus.get(&pid).copied().unwrap_or(0);
+        ProcessBytes { pid, memory_bytes: found.total_bytes(), gpu_bytes }
+    };
+    Ok(processes.iter().zip(found).map(of).collect())
 }
 
 /// Everything that stands against the dump. Up to here nothing was changed.
@@ -151,23 +220,24 @@ fn check_session(options: &DumpOptions, tree: &Tree) -> Result<(), DumpError> {
 }
 
 /// Does `work` for all items, spread over workers; the results come in the order of the items. Each
-/// worker has one room for all its work.
-fn spread<T: Sync, R: Send>(
+/// worker has one room for all its work, and says how far it is to `tell`.
+fn spread<T: Sync, R: Send, M: Send>(
     options: &DumpOptions,
     items: &[T],
-    work: impl Fn(&T, &mut Room) -> Result<R, DumpError> + Sync,
+    tell: &mut dyn FnMut(M),
+    work: impl Fn(&T, &mut Room, &mut dyn FnMut(M)) -> Result<R, DumpError> + Sync,
 ) -> Result<Vec<R>, DumpError> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let most = if options.workers_max == 0 { processors } else { options.workers_max };
     let workers = items.len().min(most);
     let next = AtomicUsize::new(0);
-    let run = || {
+    let run = |say: &mut dyn FnMut(M)| {
         let (mut done, mut room) = (Vec::new(), Room::default());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return done };
             room.spare_processor = items.len() - index < most;
-            let result = work(item, &mut room);
+            let result = work(item, &mut room, say);
             let failed = result.is_err();
             done.push((index, result));
             if failed {
@@ -176,14 +246,8 @@ fn spread<T: Sync, R: Send>(
             }
         }
     };
-    let mut all = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
-        let mut all = run();
-        for worker in others {
-            all.extend(worker.join().map_err(|_| DumpError::WorkerLost)?);
-        }
-        Ok::<_, DumpError>(all)
-    })?;
+    let all = crew::work(workers, tell, run).ok_or(DumpError::WorkerLost)?;
+    let mut all: Vec<_> = all.into_iter().flatten().collect();
     all.sort_unstable_by_key(|(index, _)| *index);
     all.into_iter().map(|(_, result)| result).collect()
 }
@@ -217,12 +281,31 @@ struct Process<'a> {
 }
 
 impl Process<'_> {
+    /// What its memory is given beside what is there.
+    fn patches(&self) -> Vec<Patch> {
+        self.machines.iter().filter_map(Machine::patch).collect()
+    }
+
+    /// Looks for its pages.
+    fn find(&self, steps: &Steps) -> Result<Found, DumpError> {
+        pages::find(self.facts, &self.patches(), steps)
+    }
+
     /// Writes its memory and all its images.
-    fn save(&self, folder: &Folder, room: &mut Room, steps: &Steps) -> Result<Counts, DumpError> {
+    fn save(
+        &self,
+        found: &Found,
+        folder: &Folder,
+        room: &mut Room,
+        steps: &Steps,
+        meter: &mut Meter<'_>,
+    ) -> Result<PageCounts, DumpError> {
         let Self { place, member, facts, described, machines, asked, sets } = *self;
-        let patches: Vec<Patch> = machines.iter().filter_map(Machine::patch).collect();
-        let pages_id = place as u32 + 1;
-        let (counts, guards) = pages::save(facts, &patches, folder, pages_id, room, steps)?;
+        steps.next("create a pages image")?;
+        let (id, pages_id) = (facts.pid as u64, place as u32 + 1);
+        let writer = PageWriter::new(folder, ImageKind::Pagemap, id, pages_id)?;
+        let patches = self.patches();
+        let counts = pages::save(facts.pid, found, &patches, writer, room, steps, meter)?;
         steps.next("write the images of a process")?;
         let put =
             |kind: ImageKind, id: u64, bytes: Vec<u8>| folder.put(&kind.file_name(id), &bytes);
@@ -233,7 +316,7 @@ impl Process<'_> {
         }
         let ids: TaskKobjIdsEntry = identity::of(place);
         put(ImageKind::Ids, pid, ImageBuilder::of_one(ImageKind::Ids, &ids))?;
-        let mm = memory::mm(facts, asked, described.exe, &described.sources, &guards);
+        let mm = memory::mm(facts, asked, described.exe, &described.sources, &found.guards);
         put(ImageKind::Mm, pid, ImageBuilder::of_one(ImageKind::Mm, &mm))?;
         let fs = FsEntry {
             cwd_id: described.cwd,
@@ -339,34 +422,6 @@ fn parse_offsets(text: &str) -> [i64; 2] {
 fn run_id() -> Vec<u8> {
     let id = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
     id.trim_ascii_end().to_vec()
-}
-
-fn statistics(
-    counts: &[Counts],
-    shared: Counts,
-    times: Times,
-    folder: &Folder,
-) -> Result<(), DumpError> {
-    let micros = |time: Duration| time.as_micros() as u32;
-    let frozen = times.begin.elapsed();
-    let dump = DumpStatsEntry {
-        freezing_time: micros(times.freezing),
-        frozen_time: micros(frozen),
-        memdump_time: micros(frozen.saturating_sub(times.freezing)),
-        memwrite_time: 0,
-        pages_scanned: counts.iter().map(|counts| counts.scanned).sum(),
-        pages_skipped_parent: 0,
-        pages_written: counts.iter().map(|counts| counts.written).sum(),
-        irmap_resolve: Some(0),
-        pages_lazy: 0,
-        shpages_scanned: Some(shared.scanned),
-        shpages_skipped_parent: Some(0),
-        shpages_written: Some(shared.written),
-        ..DumpStatsEntry::default()
-    };
-    let entry = StatsEntry { dump: Some(dump), restore: None };
-    let bytes = ImageBuilder::of_one(ImageKind::StatsDump, &entry);
-    folder.put(&ImageKind::StatsDump.file_name(0), &bytes)
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::StepError;
 use super::devices::Devices;
-use super::memory::meter::Meter;
 use crate::files::ObjectKey;
+use crate::meter::Meter;
 use crate::plan::{Group, Kind, LivePlan, ProcessPlan};
 use crate::remote::freeze::Stopped;
 use crate::remote::region::Slot;

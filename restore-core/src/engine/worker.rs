@@ -9,10 +9,10 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::devices::Product;
 use super::devices::copy::CopyJob;
-use super::memory::meter::Meter;
 use super::target::Target;
 use super::{RestoreError, StepError, now_ns, threads};
 use crate::contract::{StepId, TraceEvent, TraceStage};
+use crate::meter::Meter;
 use crate::remote::ring::Remote;
 
 /// A part of the restore that all processes finish before any begins the next.
@@ -160,10 +160,10 @@ impl Tell<'_> {
 
     /// Does something that fills memory of a process.
     fn metered<T>(&self, pid: i32, what: impl FnOnce(&mut Meter<'_>) -> T) -> T {
-        let say = |bytes| {
+        let mut say = |bytes| {
             let _ = self.reports.send(Report::Filled { pid, bytes });
         };
-        what(&mut Meter::new(&say))
+        what(&mut Meter::new(&mut say))
     }
 }
 

@@ -10,12 +10,13 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::super::DumpError;
 use super::super::facts::{Descriptor, Held};
-use super::super::memory::pages::Counts;
+use super::super::memory::pages::PageCounts;
 use super::super::memory::shared;
 use super::super::raw;
 use super::super::staging::Folder;
 use super::super::steps::Steps;
 use super::{No, of_type, owner};
+use crate::meter::Meter;
 use crate::refusal::RefusalKind;
 
 const MEMFD: &[u8] = b"/memfd:";
@@ -114,14 +115,22 @@ impl Memories {
         Ok(next)
     }
 
+    /// Bytes that all of them have, about: those that the kernel has given them.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let blocks =
+            |memory: &Memory| nix::sys::stat::fstat(&memory.file).map_or(0, |s| s.st_blocks);
+        self.memories.values().map(blocks).sum::<i64>() as u64 * 512 // stat(2)
+    }
+
     /// Writes the inodes and their contents.
     pub(super) fn write(
         &self,
         folder: &Folder,
         next_pages_id: &mut u32,
         steps: &Steps,
-    ) -> Result<Counts, DumpError> {
-        let mut counts = Counts::default();
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<PageCounts, DumpError> {
+        let mut counts = PageCounts::default();
         if self.memories.is_empty() {
             return Ok(counts);
         }
@@ -132,9 +141,9 @@ impl Memories {
             image.push(inode);
             let pages_id = *next_pages_id;
             *next_pages_id += 1;
-            let saved = shared::save(file, inode.size, inode.shmid, folder, pages_id, steps)?;
-            counts.scanned += saved.scanned;
-            counts.written += saved.written;
+            let (size, shmid, meter) = (inode.size, inode.shmid, &mut Meter::new(tell));
+            let saved = shared::save(file, size, shmid, folder, pages_id, steps, meter)?;
+            counts = [counts, saved].into_iter().sum();
         }
         folder.put(&ImageKind::MemfdInode.file_name(0), &image.into_bytes())?;
         Ok(counts)

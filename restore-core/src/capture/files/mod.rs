@@ -22,7 +22,7 @@ use criu_image::record::{FdTypes, FdinfoEntry, FileEntry};
 use criu_image::{ImageBuilder, ImageKind};
 
 use super::facts::{Descriptor, Facts, Held};
-use super::memory::{Source, is_anonymous_huge, pages::Counts};
+use super::memory::{Source, is_anonymous_huge, pages::PageCounts};
 use super::proc::smaps::Vma;
 use super::raw::{self, Shared};
 use super::staging::Folder;
@@ -294,15 +294,21 @@ impl<'a> FileTable<'a> {
         Ok(id)
     }
 
+    /// Bytes of shared memory and memory files, about.
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        self.memories.total_bytes()
+    }
+
     /// Nothing was refused: writes all images of files, and makes the links. Returns the links, to
-    /// be kept when the dump succeeds, and counts of the pages of shared memory.
+    /// be kept when the dump succeeds, and counts of the pages of shared memory, of which `tell` hears.
     pub(crate) fn write(
         mut self,
         folder: &Folder,
         next_pages_id: &mut u32,
         steps: &Steps,
-    ) -> Result<(Links, Counts), DumpError> {
-        let counts = self.memories.write(folder, next_pages_id, steps)?;
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<(Links, PageCounts), DumpError> {
+        let counts = self.memories.write(folder, next_pages_id, steps, tell)?;
         self.pipes.write(folder, steps)?;
         let (links, entries) = self.remaps.write(folder, self.last_id, steps)?;
         self.entries.extend(entries);

@@ -11,6 +11,8 @@ use gpu_kfd::{ContentsAccess, ContentsError, Purpose};
 use super::super::DumpError;
 use super::super::staging::Folder;
 use super::super::steps::Steps;
+use crate::crew;
+use crate::meter::Meter;
 
 /// Bytes read, summed and written at a time, and the size of the buffer through which a copy engine
 /// moves them: its two halves take an engine some 0.2 ms each, beside which giving it work (50 µs)
@@ -40,41 +42,34 @@ pub(super) struct Image<'a> {
 }
 
 impl Image<'_> {
-    fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.size_bytes).sum()
     }
 }
 
-/// Writes all images, with so many threads at most.
+/// Writes all images, with so many threads at most. `tell` hears of bytes of a process.
 pub(super) fn save(
     images: Vec<Image<'_>>,
     workers_max: usize,
     folder: &Folder,
     steps: &Steps,
+    tell: &mut dyn FnMut((i32, u64)),
 ) -> Result<(), DumpError> {
     let images = in_turns(images);
     let workers = images.len().min(workers_max);
     let next = AtomicUsize::new(0);
-    let run = || {
+    let run = |say: &mut dyn FnMut((i32, u64))| {
         let mut copier = Copier::default();
         while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-            copier.save(image, folder, steps).inspect_err(|_| {
+            let mut say = |bytes| say((image.pid, bytes));
+            copier.save(image, folder, steps, &mut Meter::new(&mut say)).inspect_err(|_| {
                 next.store(images.len(), Ordering::Relaxed); // the others need not begin
             })?;
         }
         Ok(())
     };
-    if workers <= 1 {
-        return run();
-    }
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
-        let mut result = run();
-        for other in others {
-            result = result.and(other.join().unwrap_or(Err(DumpError::WorkerLost)));
-        }
-        result
-    })
+    let results = crew::work(workers, tell, run).ok_or(DumpError::WorkerLost)?;
+    results.into_iter().collect()
 }
 
 /// An order in which neighbours are of different GPUs as long as can be, and large images come
@@ -102,7 +97,13 @@ struct Copier {
 }
 
 impl Copier {
-    fn save(&mut self, image: &Image<'_>, folder: &Folder, steps: &Steps) -> Result<(), DumpError> {
+    fn save(
+        &mut self,
+        image: &Image<'_>,
+        folder: &Folder,
+        steps: &Steps,
+        meter: &mut Meter<'_>,
+    ) -> Result<(), DumpError> {
         let fail = |source: ContentsError| {
             let (pid, image) = (image.pid, image.name.clone());
             DumpError::Contents { pid, image, source: Box::new(source) }
@@ -129,6 +130,7 @@ impl Copier {
                 self.piece.resize(len.max(self.piece.len()), 0);
                 contents.read(at, &mut self.piece[..len]).map_err(fail)?;
                 staged.write(&self.piece[..len])?;
+                meter.add(len as u64);
                 at += len as u64;
             }
         }

@@ -20,6 +20,7 @@ mod render;
 mod sharing;
 mod topology;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -181,16 +182,26 @@ impl GpuState {
         (states.clone().count(), files, gem + states.map(|state| state.bos.len()).sum::<usize>())
     }
 
-    /// Writes contents and records.
+    /// Bytes of contents of each process that will be copied.
+    pub(crate) fn contents_bytes(&self) -> Result<BTreeMap<i32, u64>, DumpError> {
+        let mut bytes = BTreeMap::new();
+        for image in images::contents(self)? {
+            *bytes.entry(image.pid).or_default() += image.size_bytes();
+        }
+        Ok(bytes)
+    }
+
+    /// Writes contents and records. `tell` hears of bytes of a process that have been copied.
     pub(crate) fn write(
         &self,
         options: &DumpOptions,
         folder: &Folder,
         steps: &Steps,
+        tell: &mut dyn FnMut((i32, u64)),
     ) -> Result<(), DumpError> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let workers_max = if options.workers_max == 0 { processors } else { options.workers_max };
-        contents::save(images::contents(self)?, workers_max, folder, steps)?;
+        contents::save(images::contents(self)?, workers_max, folder, steps, tell)?;
         images::records(self, folder, steps)
     }
 }

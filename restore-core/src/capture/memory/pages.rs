@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{channel, sync_channel};
+use std::time::Duration;
 
 use criu_image::record::{PagemapEntry, PagemapHead};
 use criu_image::{ImageBuilder, ImageKind};
@@ -20,6 +21,7 @@ use super::super::steps::Steps;
 use super::super::task::restart::Patch;
 use super::super::{DumpError, proc};
 use super::{is_saved, shows_file};
+use crate::meter::Meter;
 
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Page categories of PAGEMAP_SCAN (linux/fs.h, Linux 6.7; GUARD 6.15).
@@ -52,11 +54,25 @@ struct Run {
     by_force: bool,
 }
 
-/// Counts for the statistics.
+/// Pages of a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) scanned: u64,
-    pub(crate) written: u64,
+pub struct PageCounts {
+    /// Those that were looked at.
+    pub scanned: u64,
+    /// Those that were saved: the others hold only zeros.
+    pub written: u64,
+    /// Time that was spent to write them, of all threads together.
+    pub writing: Duration,
+}
+
+impl std::iter::Sum for PageCounts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, one| Self {
+            scanned: sum.scanned + one.scanned,
+            written: sum.written + one.written,
+            writing: sum.writing + one.writing,
+        })
+    }
 }
 
 fn whole(vmas: &[Vma]) -> (u64, u64) {
@@ -92,11 +108,12 @@ pub(crate) struct Found {
     pub(crate) guards: Vec<(u64, u64)>,
 }
 
-/// Looks for the pages that a process has.
+/// Looks for the pages that a process has; those of patches are saved in any case.
 ///
 /// # Errors
 /// The scan fails.
-pub(crate) fn find(facts: &Facts) -> Result<Found, DumpError> {
+pub(crate) fn find(facts: &Facts, patches: &[Patch], steps: &Steps) -> Result<Found, DumpError> {
+    steps.next("find the pages of a process")?;
     let mut wanted = Wanted {
         all: IS_FILE | IS_ZERO_PAGE,
         inverted: IS_FILE | IS_ZERO_PAGE,
@@ -115,7 +132,9 @@ pub(crate) fn find(facts: &Facts) -> Result<Found, DumpError> {
     let (guards, regions): (Vec<_>, Vec<_>) =
         regions.into_iter().partition(|region| region.categories & IS_GUARD != 0);
     let guards = guards.iter().map(|region| (region.start, region.end)).collect();
-    Ok(Found { runs: runs(facts, &regions), guards })
+    let mut runs = runs(facts, &regions);
+    patches.iter().for_each(|patch| cover(&mut runs, patch.address));
+    Ok(Found { runs, guards })
 }
 
 /// Pages that a process has, by mapping.
@@ -163,7 +182,14 @@ pub(crate) struct PageWriter<'a> {
     pages: Staged,
     /// The run that may still grow.
     open: Option<(u64, u64)>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: PageCounts,
+}
+
+impl Found {
+    /// Bytes that will be looked at.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.end - run.start).sum()
+    }
 }
 
 impl<'a> PageWriter<'a> {
@@ -177,7 +203,7 @@ impl<'a> PageWriter<'a> {
         pagemap.push(&PagemapHead { pages_id });
         let pages = folder.create(&ImageKind::Pages.file_name(pages_id.into()))?;
         let pagemap_name = kind.file_name(id);
-        let counts = Counts::default();
+        let counts = PageCounts::default();
         Ok(Self { folder, pagemap, pagemap_name, pages, open: None, counts })
     }
 
@@ -236,9 +262,10 @@ impl<'a> PageWriter<'a> {
     }
 
     /// Both files are complete.
-    pub(crate) fn finish(mut self) -> Result<Counts, DumpError> {
+    pub(crate) fn finish(mut self) -> Result<PageCounts, DumpError> {
         self.close();
         self.folder.put(&self.pagemap_name, &self.pagemap.into_bytes())?;
+        self.counts.writing += self.pages.writing();
         self.folder.finish(self.pages);
         Ok(self.counts)
     }
@@ -252,27 +279,24 @@ fn is_zero(page: &[u8]) -> bool {
 
 /// Saves the private memory of one process.
 pub(crate) fn save(
-    facts: &Facts,
+    pid: i32,
+    found: &Found,
     patches: &[Patch],
-    folder: &Folder,
-    pages_id: u32,
+    mut writer: PageWriter<'_>,
     room: &mut Room,
     steps: &Steps,
-) -> Result<(Counts, Vec<(u64, u64)>), DumpError> {
-    let pid = facts.pid;
-    steps.next("find the pages of a process")?;
-    let Found { mut runs, guards } = find(facts)?;
-    patches.iter().for_each(|patch| cover(&mut runs, patch.address));
-    steps.next("create a pages image")?;
-    let mut writer = PageWriter::new(folder, ImageKind::Pagemap, pid as u64, pages_id)?;
-    let total_bytes: u64 = runs.iter().map(|run| run.end - run.start).sum();
-    let mut pieces = Pieces { runs: &runs, at: 0 };
-    let copy = |piece: Vec<Run>, writer: &mut PageWriter<'_>, buffer: &mut Vec<u8>| {
+    meter: &mut Meter<'_>,
+) -> Result<PageCounts, DumpError> {
+    let mut pieces = Pieces { runs: &found.runs, at: 0 };
+    let mut copy = |piece: Vec<Run>, writer: &mut PageWriter<'_>, buffer: &mut Vec<u8>| {
         steps.next("copy pages")?;
         buffer.resize(PIECE_BYTES, 0);
-        copy(pid, piece, patches, buffer, writer)
+        let len_bytes = piece.iter().map(|run| run.end - run.start).sum();
+        let kept = copy(pid, piece, patches, buffer, writer)?;
+        meter.add(len_bytes);
+        Ok(kept)
     };
-    if room.spare_processor && total_bytes >= TWO_THREADS_BYTES {
+    if room.spare_processor && found.total_bytes() >= TWO_THREADS_BYTES {
         in_two_threads(pieces, &mut writer, copy)?;
     } else {
         pieces.try_for_each(|piece| {
@@ -280,7 +304,7 @@ pub(crate) fn save(
             writer.pages.write(&room.buffer[..kept])
         })?;
     }
-    Ok((writer.finish()?, guards))
+    writer.finish()
 }
 
 /// What a worker has for saving memory.
@@ -296,20 +320,20 @@ pub(crate) struct Room {
 fn in_two_threads(
     pieces: Pieces<'_>,
     writer: &mut PageWriter<'_>,
-    copy: impl Fn(Vec<Run>, &mut PageWriter<'_>, &mut Vec<u8>) -> Result<usize, DumpError>,
+    mut copy: impl FnMut(Vec<Run>, &mut PageWriter<'_>, &mut Vec<u8>) -> Result<usize, DumpError>,
 ) -> Result<(), DumpError> {
     let mut out = writer.pages.another()?;
     let (to_write, written) = (sync_channel::<(Vec<u8>, usize)>(BUFFERS), channel());
     let ((to_write, waiting), (back, buffers)) = (to_write, written);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            waiting.iter().try_for_each(|(buffer, len)| {
+        let thread = scope.spawn(move || -> Result<Duration, DumpError> {
+            for (buffer, len) in waiting {
                 out.write(&buffer[..len])?;
                 let _ = back.send(buffer); // to be filled again, if there is more
-                Ok(())
-            })
+            }
+            Ok(out.writing())
         });
-        let read = || {
+        let read = || -> Result<(), DumpError> {
             let new = (0..BUFFERS).map(|_| Vec::new());
             for (piece, mut buffer) in pieces.zip(new.chain(buffers)) {
                 let kept = copy(piece, writer, &mut buffer)?;
@@ -323,7 +347,9 @@ fn in_two_threads(
         let read = read();
         drop(to_write);
         let wrote = thread.join().map_err(|_| DumpError::WorkerLost)?;
-        read.and(wrote)
+        read?;
+        writer.counts.writing += wrote?;
+        Ok(())
     })
 }
 

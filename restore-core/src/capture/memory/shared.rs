@@ -11,7 +11,8 @@ use nix::unistd::{Whence, lseek};
 use super::super::DumpError;
 use super::super::staging::Folder;
 use super::super::steps::Steps;
-use super::pages::{Counts, PAGE_BYTES, PageWriter};
+use super::pages::{PAGE_BYTES, PageCounts, PageWriter};
+use crate::meter::Meter;
 
 /// Saves a memory file of this size under its number.
 pub(crate) fn save(
@@ -21,7 +22,8 @@ pub(crate) fn save(
     folder: &Folder,
     pages_id: u32,
     steps: &Steps,
-) -> Result<Counts, DumpError> {
+    meter: &mut Meter<'_>,
+) -> Result<PageCounts, DumpError> {
     let fail = |errno| DumpError::Shared { shmid, errno };
     let io_fail =
         |error: std::io::Error| fail(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
@@ -41,6 +43,7 @@ pub(crate) fn save(
             let whole = len.next_multiple_of(PAGE_BYTES as usize);
             buffer[len..whole].fill(0);
             writer.add(at, &mut buffer[..whole], true)?;
+            meter.add(whole as u64);
             at += whole as u64;
         }
     }

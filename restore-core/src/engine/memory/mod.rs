@@ -3,7 +3,6 @@
 //! What a child keeps of its parent is built before the child is born, the rest with all others.
 
 pub(super) mod cow;
-pub(super) mod meter;
 mod pages;
 pub(super) mod vdso;
 
@@ -12,8 +11,8 @@ use criu_image::ImageDir;
 use super::StepError;
 use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
+use crate::meter::Meter;
 use crate::plan::{Fill, HUGE_PAGE_BYTES, Mapping, MemoryPlan};
-use meter::Meter;
 use pages::{Batch, PagesFile};
 
 /// `arch_prctl` command (asm/prctl.h).

@@ -12,8 +12,8 @@ use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
 use memmap2::{Mmap, UncheckedAdvice};
 use nix::errno::Errno;
 
-use super::meter::Meter;
 use crate::engine::StepError;
+use crate::meter::Meter;
 use crate::plan::Fill;
 
 /// Bytes copied before our own view of them is dropped: with the most workers there are, and page
