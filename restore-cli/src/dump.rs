@@ -98,7 +98,7 @@ fn log_event(log: &mut Log, event: &DumpEvent) {
 
 /// Upstream writes statistics to the working directory. Among the images they are already.
 fn statistics(options: &Dump, dumped: &Dumped, log: &mut Log) {
-    let Some(work_dir) = &options.work_dir else { return };
+    let Some(work_dir) = options.logging.chosen_dir() else { return };
     let place = |dir: &Path| dir.canonicalize().ok();
     if place(work_dir) != place(&options.images_dir)
         && let Err(error) = restore_core::write_stats(work_dir, &dumped.stats())

@@ -21,7 +21,8 @@ use crate::{BAD_IMAGES, FAILED, LEFTOVERS, UNFIT_HOST, USAGE};
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, start: Instant) -> Result<u8, clap::Error> {
-    let chosen = options.planning.options().map_err(wrong)?;
+    let mut chosen = options.planning.options().map_err(wrong)?;
+    chosen.timeout = options.timeout;
     let begun = log::begin(&options.logging, &options.images_dir, start, &options.others);
     let (mut log, to_stderr) = match begun {
         Ok(begun) => begun,
@@ -70,7 +71,7 @@ fn restore(
         tell.error(&format!("processes that could not be ended: {:?}", failure.left));
         LEFTOVERS
     })?;
-    let work_dir = options.work_dir.as_ref().unwrap_or(&options.images_dir);
+    let work_dir = options.logging.chosen_dir().unwrap_or(&options.images_dir);
     if let Err(error) = restore_core::write_stats(work_dir, &tree.stats()) {
         // The images may be on a file system that cannot be written to.
         let text = format!("no stats-restore in {}: {error}", work_dir.display());

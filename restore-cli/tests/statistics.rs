@@ -59,7 +59,7 @@ fn statistics_go_to_the_working_directory() {
     live("statistics_go_to_the_working_directory", |dir| {
         let tree = Tree::start(dir, &SMALL);
         let (images, work) = (dir.join("images"), dir.join("work"));
-        [&images, &work].map(|folder| fs::create_dir(folder).expect("a folder"));
+        [&images, &work].iter().for_each(|folder| fs::create_dir(folder).expect("a folder"));
         let option = ["--work-dir", work.to_str().expect("a plain path")];
         let status = tree.dump_command(&images, &option).status().expect("thaw runs");
         assert!(status.success(), "{}", errors(&work.join("dump.log")));

@@ -2,9 +2,9 @@
 
 use std::sync::mpsc::channel;
 
-/// Runs `work` on so many threads and gives what each has returned, the calling thread first; `None`
-/// if one has ended by a panic. What workers say meanwhile is told by the calling thread: between
-/// two words of its own, and when it has nothing left to do.
+/// Runs `work` on so many threads and gives what each has returned, the calling thread first;
+/// `None` if one has ended by a panic. What workers say meanwhile is told by the calling thread:
+/// between two words of its own, and when it has nothing left to do.
 pub(crate) fn work<M: Send, R: Send>(
     threads: usize,
     tell: &mut dyn FnMut(M),

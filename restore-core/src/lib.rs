@@ -25,6 +25,7 @@ compile_error!("restore-core works on x86-64 Linux only");
 mod capture;
 mod contract;
 mod crew;
+mod dumped;
 mod engine;
 mod files;
 mod host;
@@ -38,13 +39,14 @@ mod stop;
 mod summary;
 
 pub use capture::{
-    DumpError, DumpEvent, DumpFailure, DumpOptions, DumpPhase, Dumped, Ended, GHOST_LIMIT_BYTES,
-    KeeperError, Leave, Mishap, PageCounts, UndoError, UnpauseError, dump, keep,
+    DumpError, DumpFailure, DumpOptions, Ended, GHOST_LIMIT_BYTES, KeeperError, Leave, Mishap,
+    PageCounts, UndoError, UnpauseError, dump, keep,
 };
 pub use contract::{
     Checked, DeviceStep, Edge, EdgeReason, Outline, OutlineError, OutlineProcess, Piece, Schedule,
     ScheduleError, Scheduler, StepId, StepKind, TraceEvent, TraceStage, Violation, check,
 };
+pub use dumped::{DumpEvent, DumpPhase, Dumped};
 #[doc(hidden)]
 pub use engine::Sabotage;
 pub use engine::{

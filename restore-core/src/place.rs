@@ -115,7 +115,6 @@ fn of_files(error: &FilesError) -> Place {
         FilesError::Changed { path, .. } | FilesError::Size { path, .. } => {
             Place::default().file(path.clone())
         }
-        FilesError::Stopped(_) => Place::default(),
     }
 }
 

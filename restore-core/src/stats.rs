@@ -11,7 +11,8 @@ use std::time::Duration;
 use criu_image::record::{DumpStatsEntry, RestoreStatsEntry, StatsEntry};
 use criu_image::{ImageBuilder, ImageKind};
 
-use crate::capture::{Dumped, PageCounts};
+use crate::capture::PageCounts;
+use crate::dumped::Dumped;
 use crate::engine::{Restored, Stage};
 
 const PAGE_BYTES: u64 = 4096;
@@ -63,8 +64,8 @@ impl Dumped {
 }
 
 impl Restored {
-    /// What `stats-restore` says: `forking_time` is that of [`Stage::Create`], `restore_time` that of
-    /// all stages before [`Stage::Release`].
+    /// What `stats-restore` says: `forking_time` is that of [`Stage::Create`], `restore_time` that
+    /// of all stages before [`Stage::Release`].
     pub fn stats(&self) -> StatsEntry {
         let time = |wanted: &dyn Fn(Stage) -> bool| -> Duration {
             self.stages.iter().filter(|(stage, _)| wanted(*stage)).map(|(_, time)| *time).sum()
@@ -85,7 +86,7 @@ fn micros(time: Duration) -> u32 {
 }
 
 /// Writes `stats-dump` or `stats-restore` into a directory, whole or not at all, over one that is
-/// there. For upstream it is the working directory, which is that of the images unless told otherwise.
+/// there. For upstream it is the working directory: that of the images unless told otherwise.
 ///
 /// Not for a `stats-dump` among the images of a dump of ours: their manifest has its checksum.
 ///

@@ -24,35 +24,15 @@ pub(crate) struct Stop {
 }
 
 /// Why a restore has ended early.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stopped {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
     /// It was given up.
-    #[error("given up")]
     Cancelled,
     /// Its time is over.
-    #[error("no end within {seconds} s")]
     Timeout {
         /// How long it was allowed to take.
         seconds: u64,
     },
-}
-
-impl Stopped {
-    /// Its code, by which `docs/errors.md` lists it.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Cancelled => "restore.cancelled",
-            Self::Timeout { .. } => "restore.timeout",
-        }
-    }
-
-    /// What can be done about it, where there is something.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            Self::Cancelled => None,
-            Self::Timeout { .. } => Some("allow more with --timeout, or none"),
-        }
-    }
 }
 
 impl Stop {

@@ -11,7 +11,7 @@ use super::devices::copy::CopyError;
 use super::threads::XstateError;
 use super::worker::Stage;
 use crate::contract::{ScheduleError, StepId};
-use crate::files::FilesError;
+use crate::files::{FilesError, OpenError};
 use crate::remote::freeze::FreezeError;
 use crate::remote::ring::CallError;
 use crate::remote::spawn::GuardError;
@@ -246,7 +246,7 @@ pub enum RestoreError {
     },
     /// A file, pipe or other shared object.
     #[error(transparent)]
-    Files(FilesError),
+    Files(#[from] FilesError),
     /// An id that a task needs belongs to somebody else.
     #[error("id {id}, which the tree needs, is in use by {user}")]
     IdTaken {
@@ -358,11 +358,11 @@ impl From<Stopped> for RestoreError {
     }
 }
 
-impl From<FilesError> for RestoreError {
-    fn from(error: FilesError) -> Self {
+impl From<OpenError> for RestoreError {
+    fn from(error: OpenError) -> Self {
         match error {
-            FilesError::Stopped(stopped) => stopped.into(),
-            other => Self::Files(other),
+            OpenError::Files(error) => error.into(),
+            OpenError::Stopped(stopped) => stopped.into(),
         }
     }
 }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 
-use super::{FilesError, raw, regular};
+use super::{FilesError, OpenError, raw, regular};
 use crate::stop::Stop;
 
 /// Name under which shared anonymous memory is dumped.
@@ -102,7 +102,7 @@ pub(super) fn create_all(
     plans: BTreeMap<Id, Plan>,
     images: &ImageDir,
     stop: &Stop,
-) -> Result<Memories, FilesError> {
+) -> Result<Memories, OpenError> {
     let mut made = BTreeMap::new();
     for (id, plan) in plans {
         let fd = create(id, &plan, images, stop)?;
@@ -119,7 +119,7 @@ fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn create(id: Id, plan: &Plan, images: &ImageDir, stop: &Stop) -> Result<OwnedFd, FilesError> {
+fn create(id: Id, plan: &Plan, images: &ImageDir, stop: &Stop) -> Result<OwnedFd, OpenError> {
     let inode = plan.inode.as_ref();
     let hugetlb = inode.and_then(|inode| inode.hugetlb_flag).unwrap_or(0);
     let Some(inode) = inode.filter(|inode| inode.name != ANONYMOUS || hugetlb != 0) else {
@@ -164,7 +164,7 @@ fn fill(
     plan: &Plan,
     images: &ImageDir,
     stop: &Stop,
-) -> Result<(), FilesError> {
+) -> Result<(), OpenError> {
     let Some(store) = plan.contents.as_ref().filter(|s| !s.runs.is_empty()) else {
         return Ok(());
     };

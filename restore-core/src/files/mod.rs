@@ -116,10 +116,27 @@ pub enum FilesError {
         /// Size at the dump.
         saved: u64,
     },
-    /// The restore was given up meanwhile; the restore's own error says so.
-    #[doc(hidden)]
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
+}
+
+/// Why not everything was opened.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// Something cannot be.
+    Files(FilesError),
+    /// The restore was given up meanwhile.
+    Stopped(Stopped),
+}
+
+impl From<FilesError> for OpenError {
+    fn from(error: FilesError) -> Self {
+        Self::Files(error)
+    }
+}
+
+impl From<Stopped> for OpenError {
+    fn from(stopped: Stopped) -> Self {
+        Self::Stopped(stopped)
+    }
 }
 
 impl FilesError {
@@ -144,7 +161,6 @@ impl FilesError {
             Self::Image { .. } => "files.image",
             Self::Changed { .. } => "files.mode",
             Self::Size { .. } => "files.size",
-            Self::Stopped(stopped) => stopped.code(),
         }
     }
 
@@ -157,7 +173,6 @@ impl FilesError {
             }
             Self::Changed { .. } => Some("put the file of the dump back"),
             Self::Size { .. } => Some("put the file of the dump back"),
-            Self::Stopped(stopped) => stopped.help(),
         }
     }
 }
@@ -469,7 +484,7 @@ impl FilesPlan {
     }
 
     /// Opens everything that can exist before the tasks do.
-    pub(crate) fn open(self, images: &ImageDir, stop: &Stop) -> Result<OpenedFiles, FilesError> {
+    pub(crate) fn open(self, images: &ImageDir, stop: &Stop) -> Result<OpenedFiles, OpenError> {
         let mut remaps = self.remaps.begin(images, stop);
         let mut fds = BTreeMap::new();
         let mut timers = Vec::new();
@@ -478,8 +493,14 @@ impl FilesPlan {
         for (key, plan) in self.plans {
             stop.look()?;
             let fd = match plan {
-                Plan::Regular(plan) => regular::open(&plan, &mut remaps)?,
-                Plan::Fifo(plan) => fifos.open(&plan, &mut remaps, images)?,
+                Plan::Regular(plan) => {
+                    let opened = regular::open(&plan, &mut remaps);
+                    opened.map_err(|error| remaps.explain(error))?
+                }
+                Plan::Fifo(plan) => {
+                    let opened = fifos.open(&plan, &mut remaps, images);
+                    opened.map_err(|error| remaps.explain(error))?
+                }
                 Plan::Eventfd(plan) => plan.open()?,
                 Plan::Signalfd(plan) => plan.open()?,
                 Plan::Epoll(plan) => plan.open()?,

@@ -20,7 +20,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::{FilesError, regular};
+use super::{FilesError, OpenError, regular};
 use crate::stop::{Stop, Stopped};
 
 /// Piece in which contents are copied.
@@ -87,6 +87,7 @@ impl Plan {
             plan: self,
             images: images.clone(),
             stop: stop.clone(),
+            stopped: None,
             rebuilt: BTreeMap::new(),
             temporary: Vec::new(),
         }
@@ -130,6 +131,8 @@ pub(super) struct Names {
     plan: Plan,
     images: ImageDir,
     stop: Stop,
+    /// Why contents were not written to their end, if that is why.
+    stopped: Option<Stopped>,
     /// Where each ghost that has been rebuilt is.
     rebuilt: BTreeMap<u32, PathBuf>,
     /// In the order in which they were made; only what exists because of us.
@@ -216,7 +219,7 @@ impl Names {
     }
 
     /// Writes what was saved; what was a hole stays one.
-    fn rebuild_contents(&self, id: u32, ghost: &Ghost, file: &File) -> io::Result<()> {
+    fn rebuild_contents(&mut self, id: u32, ghost: &Ghost, file: &File) -> io::Result<()> {
         if let Some(size) = ghost.entry.size {
             file.set_len(size)?;
         }
@@ -225,7 +228,10 @@ impl Names {
         for &(offset, span) in &ghost.extents {
             let mut done = 0;
             while done < span.len_bytes {
-                self.stop.look().map_err(io::Error::other)?;
+                self.stop.look().map_err(|stopped| {
+                    self.stopped = Some(stopped);
+                    io::ErrorKind::Interrupted
+                })?;
                 let len = (span.len_bytes - done).min(COPY_BYTES as u64) as usize;
                 image.read_exact_at(&mut buffer[..len], span.offset_bytes + done)?;
                 file.write_all_at(&buffer[..len], offset + done)?;
@@ -274,6 +280,11 @@ impl Names {
             }
         }
         result
+    }
+
+    /// What an error is if the restore was given up meanwhile.
+    pub(super) fn explain(&self, error: FilesError) -> OpenError {
+        self.stopped.map_or(OpenError::Files(error), OpenError::Stopped)
     }
 
     /// The restore has succeeded: the dump's links have served. One that cannot be removed stays,
@@ -340,8 +351,5 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 fn fail(id: FileId, path: &Path, call: &'static str, error: &io::Error) -> FilesError {
-    if let Some(stopped) = error.get_ref().and_then(|inner| inner.downcast_ref::<Stopped>()) {
-        return FilesError::Stopped(*stopped);
-    }
     FilesError::Path { call, path: path.display().to_string(), id: id.0, errno: errno(error) }
 }

@@ -300,7 +300,8 @@ impl<'a> FileTable<'a> {
     }
 
     /// Nothing was refused: writes all images of files, and makes the links. Returns the links, to
-    /// be kept when the dump succeeds, and counts of the pages of shared memory, of which `tell` hears.
+    /// be kept when the dump succeeds, and counts of the pages of shared memory. `tell` hears of
+    /// bytes of that memory.
     pub(crate) fn write(
         mut self,
         folder: &Folder,

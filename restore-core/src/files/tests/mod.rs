@@ -27,7 +27,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
 
-use super::{FilesError, ObjectKey, OpenedFiles, needs, plan};
+use super::{FilesError, ObjectKey, OpenError, OpenedFiles, needs, plan};
 use crate::refusal::Refusal;
 use crate::stop::Stop;
 
@@ -166,7 +166,11 @@ impl Images {
 
     fn try_open(&self) -> Result<OpenedFiles, FilesError> {
         let plan = plan(&self.checkpoint, &needs(&self.checkpoint)).expect("nothing is refused");
-        plan.open(&ImageDir::unverified(self.images.path()), &Stop::default())
+        let opened = plan.open(&ImageDir::unverified(self.images.path()), &Stop::default());
+        opened.map_err(|error| match error {
+            OpenError::Files(error) => error,
+            OpenError::Stopped(stopped) => panic!("{stopped:?} though nothing can stop it"),
+        })
     }
 
     fn open(&self) -> OpenedFiles {

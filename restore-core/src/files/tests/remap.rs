@@ -5,10 +5,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use criu_image::record::{FdTypes, FifoEntry, GhostFileEntry, Timeval, VmaEntry};
-use criu_image::{DataSpan, FileId, Ghost, Remap, vma_status};
+use criu_image::{DataSpan, FileId, Ghost, ImageDir, Remap, vma_status};
 
-use super::super::ObjectKey;
+use super::super::{ObjectKey, OpenError, remap};
 use super::{Images, ROOT, deleted, flags, needs_root, position, read, shown};
+
+use crate::stop::{Stop, Stopped};
 
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -46,6 +48,22 @@ impl Images {
         self.remap(id, Remap::Ghost(ghost));
         id
     }
+}
+
+#[test]
+fn a_deleted_file_whose_contents_were_given_up_is_gone_and_that_is_the_error() {
+    let mut images = Images::new();
+    let path = images.path("gone");
+    let ghost = ghost_with(&images, 5, "contents");
+    let id = images.ghost(&path, libc::O_RDWR, ghost);
+    let stop = Stop::new(Some(std::time::Duration::ZERO), None);
+    let dir = ImageDir::unverified(images.images.path());
+    let mut names = remap::Plan::new(&images.checkpoint).begin(&dir, &stop);
+    let opened = names.with_path(id, path.as_os_str().as_encoded_bytes(), |_| Ok(()));
+    let error = names.explain(opened.expect_err("its time is over"));
+    assert!(matches!(error, OpenError::Stopped(Stopped::Timeout { seconds: 0 })), "{error:?}");
+    drop(names);
+    assert_eq!(images.names(), Vec::<String>::new());
 }
 
 #[test]
