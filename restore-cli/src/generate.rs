@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use crate::screen::Screen;
 use crate::{FAILED, options};
 
-/// Write man pages, or completions for a shell
+/// Write man pages, completions for a shell, or a list of all options
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -24,6 +24,8 @@ enum What {
         /// The directory, which must exist
         dir: PathBuf,
     },
+    /// Print all commands with their options, as JSON
+    Options,
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -35,6 +37,16 @@ enum What {
 pub(crate) fn run(options: &Options, screen: Screen) -> u8 {
     let written = match &options.what {
         What::Man { dir } => man(dir),
+        What::Options => {
+            let mut commands = Vec::new();
+            let mut definition = options::definition();
+            definition.build();
+            describe(&definition, "thaw", &mut commands);
+            let list = serde_json::json!({
+                "format": "thaw options", "version": 1, "commands": commands,
+            });
+            writeln!(io::stdout().lock(), "{list}")
+        }
         What::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut options::definition(), "thaw", &mut text);
@@ -47,6 +59,29 @@ pub(crate) fn run(options: &Options, screen: Screen) -> u8 {
             let _ = writeln!(screen.err(), "thaw generate: cannot write: {error}");
             FAILED
         }
+    }
+}
+
+/// A command and those below it, each with its own options.
+fn describe(command: &clap::Command, name: &str, into: &mut Vec<serde_json::Value>) {
+    let option = |arg: &clap::Arg| {
+        serde_json::json!({
+            "name": arg.get_id().as_str(),
+            "long": arg.get_long(),
+            "short": arg.get_short(),
+            "takes_value": arg.get_action().takes_values(),
+            "required": arg.is_required_set(),
+            "help": arg.get_help().map(ToString::to_string),
+        })
+    };
+    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    into.push(serde_json::json!({
+        "command": name,
+        "about": command.get_about().map(ToString::to_string),
+        "options": shown.map(option).collect::<Vec<_>>(),
+    }));
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        describe(inner, &format!("{name} {}", inner.get_name()), into);
     }
 }
 

@@ -7,9 +7,6 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::options::{Logging, Others};
-use crate::{FAILED, USAGE};
-
 /// Lines of this level and below are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
@@ -37,6 +34,11 @@ impl Log {
         Ok(Self { to, verbosity, start })
     }
 
+    /// A log that nobody reads.
+    pub(crate) fn nowhere(start: Instant) -> Self {
+        Self { to: Box::new(io::sink()), verbosity: 0, start }
+    }
+
     /// Writes one line. A log that cannot be written does not stop a restore.
     pub(crate) fn line(&mut self, level: Level, text: &str) {
         if level as u8 > self.verbosity {
@@ -59,45 +61,6 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         let _ = self.to.flush();
-    }
-}
-
-/// Opens the log that a command line asks for, a file of the work directory or standard error, and
-/// says in it which options are refused. An error is the exit code.
-pub(crate) fn begin<T>(
-    logging: &Logging,
-    images_dir: &Path,
-    start: Instant,
-    others: &Others<T>,
-) -> Result<(Log, bool), u8> {
-    let path = logging.file(images_dir);
-    let mut log = Log::open(path.as_deref(), logging.level(), start).map_err(|error| {
-        let path = path.clone().unwrap_or_default();
-        eprintln!("thaw: cannot write the log {}: {error}", path.display());
-        FAILED
-    })?;
-    let to_stderr = path.is_some();
-    others.ignored.iter().for_each(|text| log.line(Level::Debug, text));
-    if others.refused.is_empty() {
-        return Ok((log, to_stderr));
-    }
-    let mut tell = Teller { log: &mut log, to_stderr };
-    others.refused.iter().for_each(|refused| tell.error(refused));
-    Err(USAGE)
-}
-
-/// Says errors in the log and, if that is a file, on standard error too.
-pub(crate) struct Teller<'a> {
-    pub(crate) log: &'a mut Log,
-    pub(crate) to_stderr: bool,
-}
-
-impl Teller<'_> {
-    pub(crate) fn error(&mut self, text: &str) {
-        self.log.line(Level::Error, text);
-        if self.to_stderr {
-            eprintln!("thaw: {text}");
-        }
     }
 }
 

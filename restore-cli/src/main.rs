@@ -1,6 +1,8 @@
 //! `thaw`: checkpoints of process trees, made and brought back to life. This crate only parses and
 //! shows.
 
+mod codes;
+mod console;
 mod dump;
 mod explore;
 mod generate;
@@ -10,6 +12,8 @@ mod node;
 mod options;
 mod output;
 mod plan;
+mod progress;
+mod report;
 mod restore;
 mod schedule;
 mod screen;
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
     match run(start) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = error.print(); // there is nobody else to tell
+            options::say(&error);
             ExitCode::from(error.exit_code() as u8)
         }
     }
@@ -46,9 +50,9 @@ fn main() -> ExitCode {
 fn run(start: Instant) -> Result<u8, clap::Error> {
     let (cli, screen) = options::parse(std::env::args_os().collect())?;
     match cli.command {
-        Command::Restore(options) => restore::run(&options, start),
+        Command::Restore(options) => restore::run(&options, screen, start),
         Command::Plan(options) => plan::run(&options, screen, start),
-        Command::Dump(options) => Ok(dump::run(*options, start)),
+        Command::Dump(options) => Ok(dump::run(&options, screen, start)),
         Command::Node(options) => node::run(options),
         Command::Image(options) => Ok(image::run(options)),
         Command::Explore(options) => Ok(explore::command::run(&options)),

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
 
-use crate::log::{Log, Teller};
-use crate::options::{Restore, wrong};
+use crate::console::{Console, Wishes};
+use crate::options::{Reporting, Restore, wrong};
+use crate::report::{Problem, Verb};
 use crate::screen::{Screen, size};
-use crate::{FAILED, USAGE, trace};
+use crate::{FAILED, codes, trace};
 
 /// Most steps of a wave that are named.
 const WAVE_MAX: usize = 24;
@@ -21,18 +22,17 @@ const WAVE_MAX: usize = 24;
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
     let chosen = options.planning.options().map_err(wrong)?;
-    let mut log = match Log::open(None, 0, start) {
-        Ok(log) => log,
-        Err(error) => return Err(wrong(format!("cannot write to standard error: {error}"))),
-    };
-    let mut tell = Teller { log: &mut log, to_stderr: true };
-    if !options.others.refused.is_empty() {
-        options.others.refused.iter().for_each(|refused| tell.error(refused));
-        return Ok(USAGE);
-    }
-    let plan = match crate::restore::plan(options, chosen, &mut tell) {
-        Ok(plan) => plan,
+    let Restore { logging, reporting, images_dir, others, .. } = options;
+    // The plan is what is printed as JSON, not a report.
+    let reporting = &Reporting { json: false, ..reporting.clone() };
+    let wishes = Wishes { logging, reporting, images_dir };
+    let mut console = match Console::open(Verb::Plan, &wishes, others, screen, start) {
+        Ok(console) => console,
         Err(code) => return Ok(code),
+    };
+    let plan = match crate::restore::plan(options, chosen, &mut console) {
+        Ok(plan) => plan,
+        Err(problem) => return Ok(console.fail(problem)),
     };
     let mut out = screen.out();
     let done = match options.reporting.json {
@@ -42,8 +42,8 @@ pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u
     match done.and_then(|()| out.flush()) {
         Ok(()) => Ok(0),
         Err(error) => {
-            tell.error(&format!("cannot write: {error}"));
-            Ok(FAILED)
+            let problem = Problem::own(codes::STDOUT, "cannot print the plan", FAILED);
+            Ok(console.fail(problem.because(&error)))
         }
     }
 }

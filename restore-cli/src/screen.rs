@@ -1,7 +1,8 @@
 //! What is written for people: how wide it may be, and in which colours.
 //!
-//! Colours only repeat what the text says. Everything is written with styles; the streams leave them out
-//! where nobody could see them: not on a terminal, with `NO_COLOR`, or with `--color never`.
+//! Colours only repeat what the text says. Everything is written with styles; the streams leave
+//! them out where nobody could see them: not on a terminal, with `NO_COLOR`, or with `--color
+//! never`.
 
 use std::io::{self, IsTerminal};
 
@@ -42,6 +43,9 @@ pub(crate) struct Screen {
     colors: Colors,
     /// Columns that a text may have.
     pub(crate) width: usize,
+    /// The same of what goes to standard error: where nobody watches, lines are not broken, so that
+    /// they can be searched.
+    pub(crate) err_width: usize,
 }
 
 impl Screen {
@@ -51,7 +55,12 @@ impl Screen {
             let (width, _) = terminal_size::terminal_size()?;
             Some(usize::from(width.0).clamp(*WIDTHS.start(), *WIDTHS.end()))
         };
-        Self { colors, width: width.or_else(terminal).unwrap_or(WIDTH_DEFAULT) }
+        let watched = if Self::is_watched() { terminal() } else { Some(usize::MAX) };
+        Self {
+            colors,
+            width: width.or_else(terminal).unwrap_or(WIDTH_DEFAULT),
+            err_width: width.or(watched).unwrap_or(WIDTH_DEFAULT),
+        }
     }
 
     /// Standard output, for results.
@@ -70,6 +79,11 @@ impl Screen {
             Colors::Always => ColorChoice::AlwaysAnsi,
             Colors::Never => ColorChoice::Never,
         }
+    }
+
+    /// Whether standard error shows colours.
+    pub(crate) fn has_colors_on_err(self) -> bool {
+        self.choice(&io::stderr()) != ColorChoice::Never
     }
 
     /// Whether somebody watches what is written to standard error.

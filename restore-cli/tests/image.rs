@@ -194,11 +194,19 @@ fn verify_prints_a_line_for_each_finding() {
     assert!(text.contains("\namdgpu-pages-32-5a02.img is missing: 1048576 bytes"), "{text}");
     let output = run(&["verify", "--json", path(&dir)], b"");
     let json = String::from_utf8(output.stdout).expect("it is ASCII");
-    let entry =
-        "    {\"damage\": true, \"text\": \"pages-1.img is missing: pagemap-28866.img\"},\n";
-    assert!(json.starts_with(&format!("[\n{entry}")) && json.ends_with("}\n]\n"), "{json}");
+    let list: serde_json::Value = json.parse().expect("JSON");
+    assert_eq!(list["format"], "thaw image verify");
+    assert_eq!(list["findings"].as_array().map(Vec::len), Some(6), "{json}");
+    let entry = serde_json::json!({
+        "code": "images.missing", "damage": true,
+        "text": "pages-1.img is missing: pagemap-28866.img",
+    });
+    assert_eq!(list["findings"][0], entry);
     failed(&["verify", "/nonexistent"], b"", 1);
 }
+
+const NO_DIFFERENCE: &str =
+    "{\"format\": \"thaw image diff\", \"version\": 1, \"differences\": []}\n";
 
 #[test]
 fn diff_prints_a_line_for_each_difference() {
@@ -207,14 +215,14 @@ fn diff_prints_a_line_for_each_difference() {
         fixture(&name)
     });
     assert_eq!(printed(&["diff", path(&parent), path(&parent)], b""), "");
-    assert_eq!(printed(&["diff", "--json", path(&parent), path(&parent)], b""), "[]\n");
+    assert_eq!(printed(&["diff", "--json", path(&parent), path(&parent)], b""), NO_DIFFERENCE);
     let output = run(&["diff", path(&parent), path(&child)], b"");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stdout, b"fs-28866.img: magic: FS -> IDS\n");
     let output = run(&["diff", "--json", path(&parent), path(&child)], b"");
     let json = String::from_utf8(output.stdout).expect("it is ASCII");
     let entry = r#"{"file": "fs-28866.img", "place": "magic", "first": "FS", "second": "IDS"}"#;
-    assert_eq!(json, format!("[\n    {entry}\n]\n"));
+    assert_eq!(json, NO_DIFFERENCE.replace("[]", &format!("[\n    {entry}\n]")));
     failed(&["diff", path(&parent), "/nonexistent"], b"", 1);
 }
 

@@ -1,7 +1,7 @@
 //! Where something failed, in parts: which process, at what, which file, which call, which errno.
 //!
-//! The text of an error says all of it in a sentence; this is for those who show or store the parts. What an error does
-//! not know is left out, never guessed.
+//! The text of an error says all of it in a sentence; this is for those who show or store the
+//! parts. What an error does not know is left out, never guessed.
 
 use std::path::PathBuf;
 

@@ -5,6 +5,7 @@
 mod bench;
 mod command;
 mod demo;
+mod dist;
 mod errors;
 mod fuzz;
 mod gpu_tree;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
   test      build everything and pass every test; what cannot run here is listed as skipped;
             the last line is `N passed, N failed, N skipped`
   ci        formatting, clippy, documentation, tidy rules, and all tests
+  dist      a release: a static program, man pages, completions, checksums, in target/dist
   tidy      the rules of the house that no compiler checks
   errors    write docs/errors.md, the list of all errors, from the source
   peers     fetch the programs that we compare with into target/peers
@@ -67,6 +69,7 @@ fn run() -> Result<ExitCode, String> {
         Some("demo") => demo::run().map(done),
         Some("test") => Ok(suite::test()),
         Some("ci") => Ok(suite::ci()),
+        Some("dist") => dist::run().map(done),
         Some("tidy") => tidy::run().map(done),
         Some("errors") => errors::run().map(done),
         Some("peers") => peers::show().map(done),

@@ -26,8 +26,8 @@ const PIDS_BETWEEN: i32 = 64;
 
 /// Run the legal orders of a checkpoint on emulated nodes, and compare the end states
 ///
-/// Each order in which its device files may be restored is run on a fresh node. The end states are compared byte for
-/// byte, and each trace is judged by the contract.
+/// Each order in which its device files may be restored is run on a fresh node. The end states are
+/// compared byte for byte, and each trace is judged by the contract.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all orders end in one state, 1 they do not, or one failed, \
                         2 usage.")]
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// So many orders, drawn by a seed (default: all, or 100 if there are more than 1000)
     #[arg(long, value_name = "N")]
     orders: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// The first seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -88,7 +91,11 @@ fn all(options: &Options) -> Result<bool, String> {
         None => Which::Sample { count: SAMPLE, seed: options.seed },
     };
     let found = explore(&outline, which, |order| one(options, &outline, order));
-    print!("{}", Report { outline: &outline, found: &found });
+    let report = Report { outline: &outline, found: &found };
+    match options.json {
+        true => println!("{}", report.json()),
+        false => print!("{report}"),
+    }
     Ok(found.is_one())
 }
 

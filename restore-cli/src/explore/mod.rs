@@ -126,6 +126,33 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// The same for programs.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let labels = |order: &[StepId]| -> Vec<String> {
+            order.iter().map(|&step| self.outline.label(step)).collect()
+        };
+        let found = self.found;
+        let states = found.states.iter().map(|reached| {
+            serde_json::json!({ "orders": reached.orders, "first_order": labels(&reached.order) })
+        });
+        let failures = found
+            .failures
+            .iter()
+            .map(|(order, error)| serde_json::json!({ "order": labels(order), "error": error }));
+        serde_json::json!({
+            "format": "thaw explore",
+            "version": 1,
+            "one_state": found.is_one(),
+            "orders": found.orders,
+            // More than a number can hold is left out.
+            "legal_orders": self.outline.count_orders().and_then(|count| u64::try_from(count).ok()),
+            "states": states.collect::<Vec<_>>(),
+            "other_states": found.other_states,
+            "failed": found.failed,
+            "failures": failures.collect::<Vec<_>>(),
+        })
+    }
+
     fn labels(&self, order: &[StepId]) -> String {
         let labels: Vec<String> = order.iter().map(|&step| self.outline.label(step)).collect();
         labels.join(" ")

@@ -19,8 +19,14 @@ pub(super) fn kind(name: &str) -> Result<ViewKind, String> {
 
 pub(super) fn explore(dir: &Path, kind: ViewKind, json: bool) -> Result<(), Failure> {
     let view = View::open(dir, kind).map_err(|error| Failure::new(&error))?;
-    let out = io::stdout().lock();
-    written(if json { view.write_json(out) } else { view.write_text(out) })
+    let mut out = BufWriter::new(io::stdout().lock());
+    let result = match json {
+        false => view.write_text(&mut out),
+        true => write!(out, "{{\"format\": \"thaw image x\", \"version\": 1, \"rows\": ")
+            .and_then(|()| view.write_json(&mut out))
+            .and_then(|()| writeln!(out, "}}")),
+    };
+    written(result.and_then(|()| out.flush()))
 }
 
 /// Whoever reads may have seen enough.
@@ -34,12 +40,13 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
 /// Prints every finding; those that are no damage are marked.
 pub(super) fn verify(dir: &Path, json: bool) -> Result<(), Failure> {
     let findings = criu_image::verify(dir).map_err(|error| Failure::new(&error))?;
-    let mut list = List::new(json);
+    let mut list = List::new(json, "verify", "findings");
     for finding in &findings {
         let text = crate::log::chain(finding);
         let damage = finding.is_damage();
         let mark = if damage { "" } else { "note: " };
-        let item = format!("{{\"damage\": {damage}, \"text\": {}}}", json_string(text.as_bytes()));
+        let (code, said) = (finding.code(), json_string(text.as_bytes()));
+        let item = format!("{{\"code\": \"{code}\", \"damage\": {damage}, \"text\": {said}}}");
         list.line(&format!("{mark}{text}"), &item);
     }
     written(list.end())?;
@@ -51,7 +58,7 @@ pub(super) fn verify(dir: &Path, json: bool) -> Result<(), Failure> {
 
 /// Prints every difference.
 pub(super) fn diff(first: &Path, second: &Path, json: bool) -> Result<(), Failure> {
-    let mut list = List::new(json);
+    let mut list = List::new(json, "diff", "differences");
     let mut differs = false;
     let compared = criu_image::diff(first, second, &mut |difference| {
         differs = true;
@@ -88,7 +95,8 @@ fn json_of(difference: &Difference) -> String {
     )
 }
 
-/// Lines of text, or a JSON list of objects, a line for each. An error is kept for the end.
+/// Lines of text, or JSON: an object with a list of objects, a line for each. An error is kept for
+/// the end.
 struct List {
     out: BufWriter<io::StdoutLock<'static>>,
     json: bool,
@@ -97,9 +105,16 @@ struct List {
 }
 
 impl List {
-    fn new(json: bool) -> Self {
-        let out = BufWriter::new(io::stdout().lock());
-        Self { out, json, result: Ok(()), separator: "[\n" }
+    fn new(json: bool, command: &str, name: &str) -> Self {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let result = match json {
+            false => Ok(()),
+            true => {
+                let format = format!("\"format\": \"thaw image {command}\", \"version\": 1");
+                write!(out, "{{{format}, \"{name}\": ")
+            }
+        };
+        Self { out, json, result, separator: "[\n" }
     }
 
     /// Writes an element; `false` if there is no use in more.
@@ -117,7 +132,7 @@ impl List {
     fn end(mut self) -> io::Result<()> {
         self.result?;
         if self.json {
-            let end = if self.separator == ",\n" { "\n]" } else { "[]" };
+            let end = if self.separator == ",\n" { "\n]}" } else { "[]}" };
             writeln!(self.out, "{end}")?;
         }
         self.out.flush()

@@ -65,7 +65,10 @@ fn fault(rules: &[String]) -> u8 {
 fn list_models(json: bool) -> u8 {
     let models: Vec<_> = Product::all().iter().map(|product| product.summary()).collect();
     if json {
-        println!("{}", serde_json::to_string_pretty(&models).expect("plain data"));
+        let list = serde_json::json!({
+            "format": "thaw node list-models", "version": 1, "models": models,
+        });
+        println!("{}", serde_json::to_string_pretty(&list).expect("plain data"));
         return 0;
     }
     println!("{:<15} {:<20} {:>4} {:>10}  description", "model", "product", "GPUs", "memory");

@@ -9,8 +9,8 @@ use crate::options::values::{number, size, small};
 
 /// Run a command on an emulated node: /dev/kfd, render nodes and their sysfs
 ///
-/// The command is in a mount and pid namespace of its own. Nothing is left when it ends; thaw exits with its status. A LIST
-/// is one value for all GPUs, or one for each, with commas between.
+/// The command is in a mount and pid namespace of its own. Nothing is left when it ends; thaw exits
+/// with its status. A LIST is one value for all GPUs, or one for each, with commas between.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
     /// Which product: see thaw node list-models

@@ -1,7 +1,8 @@
 //! The configuration file: options that are given without being written each time.
 //!
-//! `/etc/thaw.toml` if it is there, and the file of `--config`. At the top level stand options that every command
-//! has; a table with the name of a command holds those of that command, by their long names:
+//! `/etc/thaw.toml` if it is there, and the file of `--config`. At the top level stand options that
+//! every command has; a table with the name of a command holds those of that command, by their long
+//! names:
 //!
 //! ```toml
 //! color = "never"
@@ -10,8 +11,8 @@
 //! shell-job = true
 //! ```
 //!
-//! They are put before the options of the command line, which so have the last word. A name that is no option is an
-//! error: it could have been meant to matter.
+//! They are put before the options of the command line, which so have the last word. A name that is
+//! no option is an error: it could have been meant to matter.
 
 use std::ffi::OsString;
 use std::fs;

@@ -10,9 +10,9 @@ use super::{Logging, Reporting, values};
 
 /// Make a checkpoint of a process tree
 ///
-/// The tree is stopped, everything about it is read, and it is written into the directory as images in CRIU's
-/// format. Then it is killed: it lives on in its images. With -R it goes on, with -s it stays stopped. A dump that fails
-/// or is interrupted leaves the tree as it was, and no image.
+/// The tree is stopped, everything about it is read, and it is written into the directory as images
+/// in CRIU's format. Then it is killed: it lives on in its images. With -R it goes on, with -s it
+/// stays stopped. A dump that fails or is interrupted leaves the tree as it was, and no image.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = super::EXIT_CODES)]
 pub(crate) struct Dump {
@@ -31,7 +31,8 @@ pub(crate) struct Dump {
     /// The root is, or may be, in the session of a shell
     #[arg(short = 'j', long)]
     pub(crate) shell_job: bool,
-    /// Give files that were renamed or deleted, but are linked elsewhere, a link beside their old name
+    /// Give files that were renamed or deleted, but are linked elsewhere, a link beside their old
+    /// name
     #[arg(long)]
     pub(crate) link_remap: bool,
     /// Largest deleted file that is saved (K, M, G)

@@ -1,7 +1,7 @@
 //! The command line: criu's names, checked whole before anything is done.
 //!
-//! One definition, of which parsing, help, man pages, completions and the configuration file are made.
-//! Options that do not matter here, but that scripts pass all the same, are taken and
+//! One definition, of which parsing, help, man pages, completions and the configuration file are
+//! made. Options that do not matter here, but that scripts pass all the same, are taken and
 //! ignored; whatever would change the result and is not supported is an error.
 
 mod config;
@@ -11,6 +11,7 @@ pub(crate) mod restore;
 pub(crate) mod values;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -19,14 +20,17 @@ pub(crate) use criu::Others;
 pub(crate) use dump::Dump;
 pub(crate) use restore::Restore;
 
+use crate::codes;
 use crate::screen::{Colors, Screen};
 
 /// Checkpoints of Linux process trees that use AMD GPUs, made and brought back to life
 ///
-/// thaw speaks CRIU's image format: what it writes, upstream's restore takes, and the other way round. It checks
-/// everything before it touches anything, does all of a tree or nothing of it, and says what it did.
+/// thaw speaks CRIU's image format: what it writes, upstream's restore takes, and the other way
+/// round. It checks everything before it touches anything, does all of a tree or nothing of it, and
+/// says what it did.
 #[derive(Debug, Parser)]
-#[command(name = "thaw", version = crate::version::SHORT.as_str(), long_version = crate::version::LONG.as_str(),
+#[command(name = "thaw", version = crate::version::SHORT.as_str(),
+          long_version = crate::version::LONG.as_str(),
           disable_help_subcommand = true, args_override_self = true, max_term_width = 100,
           after_long_help = EXIT_CODES, propagate_version = false)]
 pub(crate) struct Cli {
@@ -61,8 +65,9 @@ pub(crate) enum Command {
     Restore(Box<Restore>),
     /// Say what a restore would do with device files, without doing it
     ///
-    /// Which there are, in which order, what waits for what, what may go on at the same time, and what had to be
-    /// assumed. It changes nothing. With --json it is the line that a trace begins with.
+    /// Which there are, in which order, what waits for what, what may go on at the same time, and
+    /// what had to be assumed. It changes nothing. With --json it is the line that a trace begins
+    /// with.
     Plan(Box<Restore>),
     Trace(crate::trace::Options),
     Explore(crate::explore::command::Options),
@@ -81,7 +86,8 @@ pub(crate) struct Logging {
     /// Log file, in the work directory unless it is absolute
     #[arg(short = 'o', long, value_name = "FILE")]
     log_file: Option<PathBuf>,
-    /// How much is logged: 0 nothing, 1 errors, 2 warnings (default), 3 steps, 4 all; -v alone is one more
+    /// How much is logged: 0 nothing, 1 errors, 2 warnings (default), 3 steps, 4 all; -v alone is
+    /// one more
     #[arg(short = 'v', long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "", action = clap::ArgAction::Append,
           value_parser = values::verbosity_step)]
@@ -143,8 +149,12 @@ pub(crate) fn definition() -> clap::Command {
 /// Parses a command line, with what the configuration files add to it.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<(Cli, Screen), clap::Error> {
     let args = spread(args);
-    let definition = definition();
-    // Without the files first: they may be named there, and what is wrong there is their fault only then.
+    let definition = match help_width(&args) {
+        Some(width) => definition().term_width(width),
+        None => definition(),
+    };
+    // Without the files first: they may be named there, and what is wrong there is their fault only
+    // then.
     let matches = definition.clone().try_get_matches_from(&args)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let added = config::added(&definition, &matches, cli.config.as_deref(), cli.no_default_config);
@@ -162,10 +172,41 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<(Cli, Screen), clap::Error> {
     Ok((cli, screen))
 }
 
+/// `--width` for a help, which is printed before all options are known.
+fn help_width(args: &[OsString]) -> Option<usize> {
+    let texts: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+    let place = texts.iter().position(|text| text.starts_with("--width"))?;
+    let value = match texts[place].strip_prefix("--width=") {
+        Some(value) => value,
+        None => texts.get(place + 1)?,
+    };
+    values::width(value).ok()
+}
+
 /// An error of the command line that clap does not find.
 pub(crate) fn wrong(text: impl std::fmt::Display) -> clap::Error {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n"))
         .with_cmd(&definition())
+}
+
+/// Prints help that was asked for, or what is wrong with a command line and the code of that.
+pub(crate) fn say(error: &clap::Error) {
+    use clap::error::ErrorKind;
+    let code = match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print(); // there is nobody else to tell
+            return;
+        }
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => codes::OPTION,
+        ErrorKind::MissingRequiredArgument | ErrorKind::MissingSubcommand => codes::MISSING,
+        _ => codes::VALUE,
+    };
+    let text = error.render().ansi().to_string();
+    let mut err = anstream::stderr().lock();
+    let _ = write!(err, "{text}");
+    let _ = writeln!(err, "Code: {} (docs/errors.md)", code.code);
 }
 
 /// `-v4` becomes `-v=4`: of a short option whose value may be missing, it is the only value that

@@ -11,8 +11,8 @@ use crate::schedule;
 
 /// Bring a process tree back from its images
 ///
-/// Everything is checked before the first process exists; then all of the tree runs, or nothing of it. Without -d, thaw waits
-/// for the tree and passes on the exit status of its root.
+/// Everything is checked before the first process exists; then all of the tree runs, or nothing of
+/// it. Without -d, thaw waits for the tree and passes on the exit status of its root.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = super::EXIT_CODES)]
 pub(crate) struct Restore {

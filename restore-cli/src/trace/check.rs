@@ -32,6 +32,35 @@ pub(super) fn report(file: &Path, trace: &Trace) -> (String, bool) {
     (text, verdict.is_ok())
 }
 
+/// The same for programs.
+pub(super) fn json(trace: &Trace) -> (String, bool) {
+    let verdict = check(&trace.outline, &trace.events);
+    let event = |event: &Option<TraceEvent>| {
+        event.as_ref().map(|event| super::format::value(&trace.outline, event))
+    };
+    let mut value = match &verdict {
+        Ok(checked) => serde_json::json!({
+            "legal": true,
+            "complete": checked.complete,
+            "failures": checked.failures,
+            "steps": checked.steps,
+            "workers": checked.workers,
+            "overlaps": checked.overlaps,
+        }),
+        Err(violation) => serde_json::json!({
+            "legal": false,
+            "rule": violation.rule,
+            "text": verdict_text(violation),
+            "first": event(&violation.first),
+            "second": event(&violation.second),
+        }),
+    };
+    value["format"] = "thaw trace check".into();
+    value["version"] = 1.into();
+    value["cut"] = trace.cut.into();
+    (format!("{value}\n"), verdict.is_ok())
+}
+
 /// What is wrong, in a line.
 pub(super) fn verdict_text(violation: &Violation) -> String {
     match violation.rule {

@@ -154,7 +154,28 @@ fn event_line(outline: &Outline, event: &TraceEvent) -> Line {
     }
 }
 
+/// The lines of a trace as values: what [`TraceWriter`] writes.
+pub(crate) fn values(outline: &Outline, events: &[TraceEvent]) -> Vec<serde_json::Value> {
+    let lines = events.iter().map(|event| value(outline, event));
+    std::iter::once(plain(&Head::new(outline))).chain(lines).collect()
+}
+
+/// One event as it stands in a line.
+pub(super) fn value(outline: &Outline, event: &TraceEvent) -> serde_json::Value {
+    plain(&event_line(outline, event))
+}
+
+fn plain(line: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(line).expect("a line is plain data with keys that are texts")
+}
+
 impl Trace {
+    /// One that was not written.
+    pub(crate) fn of(outline: Outline, events: Vec<TraceEvent>) -> Self {
+        let begin_ns = events.iter().map(|event| event.begin_ns).min().unwrap_or(u64::MAX);
+        Self { outline, events, cut: false, begin_ns }
+    }
+
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self, TraceFault> {
         Self::parse(BufReader::new(File::open(path).map_err(TraceFault::Read)?))

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use restore_core::{Outline, TraceEvent};
 
-pub(crate) use format::{Trace, TraceWriter};
+pub(crate) use format::{Trace, TraceWriter, values};
 pub(crate) use outline::{json, labels};
+pub(crate) use view::svg as picture;
 
 use crate::log::chain;
 use crate::output::Output;
@@ -47,10 +48,14 @@ enum Format {
 enum Command {
     /// Whether the restore kept the contract
     ///
-    /// If not, it says the first rule that was broken, and both events. The rules are in docs/contract.md.
+    /// If not, it says the first rule that was broken, and both events. The rules are in
+    /// docs/contract.md.
     Check {
         /// The trace
         file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Draw who was at work when
     View {
@@ -76,8 +81,11 @@ enum Command {
 /// Does it, and returns the exit code.
 pub(crate) fn run(options: Options, screen: Screen) -> u8 {
     match options.command {
-        Command::Check { file } => with(&file, |trace| {
-            let (text, legal) = check::report(&file, trace);
+        Command::Check { file, json } => with(&file, |trace| {
+            let (text, legal) = match json {
+                false => check::report(&file, trace),
+                true => check::json(trace),
+            };
             print(None, &text)?;
             Ok(if legal { 0 } else { FAILED })
         }),

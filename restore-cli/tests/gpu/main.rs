@@ -14,6 +14,7 @@ mod faults;
 mod give_up;
 mod node;
 mod property;
+mod report;
 mod roundtrip;
 mod shapes;
 

@@ -6,6 +6,7 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
+pub(crate) mod browser;
 pub(crate) mod gpu;
 
 use std::collections::BTreeMap;

@@ -32,12 +32,14 @@ pub(super) const AREAS: &[Area] = &[
     area("task", "A process did not do what it was asked", "1"),
     area("dump", "A dump failed and was undone", "1"),
     area("undo", "Something could not be undone", "5"),
+    area("output", "What `thaw` writes for its caller", "1"),
     area("convert", "Images as JSON and back", "1"),
     area("node", "An emulated node", "1"),
 ];
 
 /// Codes whose exit status is not their area's: they are found when a restore has begun.
-const OTHERWISE: &[(&str, &str)] = &[("host.id-taken", "1"), ("host.no-privilege", "1")];
+const OTHERWISE: &[(&str, &str)] =
+    &[("host.id-taken", "1"), ("host.no-privilege", "1"), ("host.setup", "1")];
 
 /// The area of a code.
 pub(super) fn of(code: &str) -> Option<&'static Area> {

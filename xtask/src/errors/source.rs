@@ -6,7 +6,8 @@
 //!   the pattern or `ErrorKind::...` in a guard), whose body holds the code as a string. A body
 //!   without a string passes on the code of what is inside.
 //! - one string, for an error that is a struct;
-//! - `const CODES: &[ErrorCode] = &[ErrorCode { code: "...", meaning: "...", help: "..." }, ..]`,
+//! - `const LOG: ErrorCode = ErrorCode { code: "...", meaning: "...", help: "..." }`, or a table
+//!   `const CODES: &[ErrorCode] = &[ErrorCode { code: "...", meaning: "...", help: "..." }, ..]`,
 //!   for what is no type of its own.
 //!
 //! `help` is read alike. Where it calls a function, that function's `match` of an errno or the
@@ -38,7 +39,7 @@ struct Advice {
 
 /// Adds what a file has.
 pub(super) fn read(path: &str, text: &str, entries: &mut Vec<Entry>, faults: &mut Vec<String>) {
-    if !text.contains("fn code(") && !text.contains("ErrorCode]") {
+    if !text.contains("fn code(") && !text.contains("ErrorCode") {
         return;
     }
     let file = match syn::parse_file(text) {
@@ -169,7 +170,10 @@ impl Source<'_> {
     fn table(&self, ty: &Type, expr: &Expr, entries: &mut Vec<Entry>, faults: &mut Vec<String>) {
         let mut is_table = IsTable(false);
         is_table.visit_type(ty);
-        let (Expr::Reference(_), true) = (expr, is_table.0) else { return };
+        let is_row = matches!(ty, Type::Path(path) if path.path.is_ident("ErrorCode"));
+        let (Expr::Reference(_) | Expr::Struct(_), true) = (expr, is_table.0 || is_row) else {
+            return;
+        };
         let mut rows = CodeRows::default();
         rows.visit_expr(expr);
         for row in rows.0 {

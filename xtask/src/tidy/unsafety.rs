@@ -21,6 +21,7 @@ const UNSAFE_FILES: &[&str] = &[
     "restore-cli/examples/gpu_tree/family.rs",
     "restore-cli/examples/gpu_tree/memory.rs",
     "restore-cli/examples/workload.rs",
+    "restore-cli/src/progress/inherited.rs",
     "restore-core/src/capture/keeper.rs",
     "restore-core/src/capture/raw.rs",
     "restore-core/src/engine/memory/pages.rs",

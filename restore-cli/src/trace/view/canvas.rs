@@ -67,17 +67,30 @@ impl Canvas {
     /// A rectangle with a text for pointers.
     pub(super) fn titled_rect(
         &mut self,
+        at: (f64, f64),
+        size: (f64, f64),
+        round: f64,
+        class: &str,
+        title: &str,
+    ) {
+        self.bar(at, size, round, class, title, "");
+    }
+
+    /// The same for what stands for an event: `data` are attributes that say which.
+    pub(super) fn bar(
+        &mut self,
         (x, y): (f64, f64),
         (width, height): (f64, f64),
         round: f64,
         class: &str,
         title: &str,
+        data: &str,
     ) {
         let round = round.min(width / 2.0);
         let _ = write!(
             self.body,
             "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
-             height=\"{height:.1}\" rx=\"{round:.1}\""
+             height=\"{height:.1}\" rx=\"{round:.1}\"{data}"
         );
         match title {
             "" => self.body.push_str("/>\n"),
@@ -85,6 +98,16 @@ impl Canvas {
                 let _ = writeln!(self.body, "><title>{}</title></rect>", escape(title));
             }
         }
+    }
+
+    /// What follows belongs to a part of the picture with this name.
+    pub(super) fn begin_group(&mut self, name: &str) {
+        let _ = writeln!(self.body, "<g data-panel=\"{name}\">");
+    }
+
+    /// It ends here.
+    pub(super) fn end_group(&mut self) {
+        self.body.push_str("</g>\n");
     }
 
     pub(super) fn circle(&mut self, (x, y): (f64, f64), radius: f64, class: &str) {
@@ -136,7 +159,7 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
     text.chars().count() as f64 * size * 0.58
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

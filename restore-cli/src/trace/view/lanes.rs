@@ -4,7 +4,7 @@ use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, StepKind, TraceEve
 
 use super::super::format::Trace;
 use super::canvas::{Anchor, Canvas, text_width};
-use super::{MARGIN, bar_names, details, gpu_class, gpu_of, letter};
+use super::{MARGIN, bar_names, data, details, gpu_class, gpu_of, letter};
 
 /// From where to where lanes go.
 pub(super) struct Frame {
@@ -96,7 +96,7 @@ pub(super) fn device_bar(
     // Neighbours stay apart, and the shortest is still seen.
     let width = (to - from - 1.0).max(1.5);
     let size = (width, scale.bar);
-    canvas.titled_rect((from, y), size, 4.0, class, &details(trace, event));
+    canvas.bar((from, y), size, 4.0, class, &details(trace, event), &data(trace, event));
     let strip = if scale.bar > 20.0 { 4.0 } else { 2.0 };
     if let Some(gpu) = gpu_of(trace, event)
         && width > 8.0

@@ -32,7 +32,7 @@ const WIDTHS: (f64, f64) = (1240.0, 2600.0);
 const COLUMN: f64 = 9.0;
 
 /// Draws a trace.
-pub(super) fn svg(trace: &Trace) -> String {
+pub(crate) fn svg(trace: &Trace) -> String {
     let order = order::Order::new(trace);
     let columns = order.columns() as f64 * COLUMN;
     let width = (LEFT + columns + RIGHT).clamp(WIDTHS.0, WIDTHS.1);
@@ -42,10 +42,14 @@ pub(super) fn svg(trace: &Trace) -> String {
     y = legend(&mut canvas, trace, &frame, y);
     if order.columns() > 0 {
         y = section(&mut canvas, y, "Order", "not to scale: a column for each begin and each end");
+        canvas.begin_group("order");
         y = order.draw(&mut canvas, trace, &frame, y) + MARGIN;
+        canvas.end_group();
     }
     y = section(&mut canvas, y, "Time", "to scale");
+    canvas.begin_group("time");
     y = time::draw(&mut canvas, trace, &frame, y);
+    canvas.end_group();
     y = failures(&mut canvas, trace, y);
     for assumption in &trace.outline.assumptions {
         y += 18.0;
@@ -181,6 +185,24 @@ fn details(trace: &Trace, event: &TraceEvent) -> String {
         Ok(()) => text,
         Err(error) => format!("{text}\nfailed: {error}"),
     }
+}
+
+/// The event of a bar, for programs that read the picture: as the trace has it.
+fn data(trace: &Trace, event: &TraceEvent) -> String {
+    let mut data = format!(
+        " data-stage=\"{}\" data-process=\"{}\" data-worker=\"{}\" data-begin-ns=\"{}\" \
+         data-end-ns=\"{}\" data-outcome=\"{}\"",
+        event.stage.name(),
+        event.pid,
+        event.worker,
+        event.begin_ns,
+        event.end_ns,
+        if event.outcome.is_ok() { "ok" } else { "failed" },
+    );
+    if let Some(step) = event.step {
+        data.push_str(&format!(" data-step=\"{}\"", trace.outline.label(step)));
+    }
+    data
 }
 
 /// Names for a bar, the longest first.

@@ -8,7 +8,7 @@ use super::super::format::Trace;
 use super::axis::Axis;
 use super::canvas::{Anchor, Canvas, text_width};
 use super::lanes::{Frame, Scale, device_bar, label, lane};
-use super::{details, gpu_class, gpu_of};
+use super::{data, details, gpu_class, gpu_of};
 
 /// Most bars of contents of one GPU above each other; more at once share the last row.
 const ROWS_MAX: usize = 4;
@@ -101,7 +101,8 @@ impl Lane<'_> {
                     let class = if event.outcome.is_ok() { stage.name() } else { "failed" };
                     let width = (to - from).max(1.5);
                     let title = details(trace, event);
-                    canvas.titled_rect((from, stage_y), (width, scale.stage), 2.0, class, &title);
+                    let size = (width, scale.stage);
+                    canvas.bar((from, stage_y), size, 2.0, class, &title, &data(trace, event));
                     let small = Scale { font: ("small", 11.0), bar: 0.0, ..scale };
                     if scale.stage >= 12.0 {
                         let names = [stage.name().to_owned()];
@@ -119,7 +120,7 @@ impl Lane<'_> {
             };
             let y = contents_y + row as f64 * (scale.contents + 1.0);
             let size = ((to - from - 0.7).max(1.0), scale.contents);
-            canvas.titled_rect((from, y), size, 1.0, class, &details(trace, event));
+            canvas.bar((from, y), size, 1.0, class, &details(trace, event), &data(trace, event));
         }
     }
 }
