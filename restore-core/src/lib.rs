@@ -62,3 +62,8 @@ pub use remote::freeze::FreezeError;
 pub use remote::ring::CallError;
 pub use stats::write_stats;
 pub use summary::{ProcessBytes, ProcessSummary};
+
+/// The guide of the crates, whose examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+struct Guide;
