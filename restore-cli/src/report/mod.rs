@@ -103,9 +103,7 @@ pub(crate) struct Gpu {
     pub(crate) here: u32,
     /// Processes that have it open.
     pub(crate) processes: usize,
-    /// Buffers of its render nodes.
-    pub(crate) buffers: usize,
-    /// What those hold.
+    /// Contents of buffers that were copied to it.
     pub(crate) content_bytes: u64,
 }
 

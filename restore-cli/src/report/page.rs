@@ -185,17 +185,15 @@ impl Page {
         }
         self.0.push_str(
             "<h2>GPUs</h2>\n<table id=\"gpus\">\n<tr><th>in the checkpoint</th><th>here</th>\
-             <th class=\"n\">processes</th><th class=\"n\">buffers</th>\
-             <th class=\"n\">contents</th></tr>\n",
+             <th class=\"n\">processes</th><th class=\"n\">contents</th></tr>\n",
         );
         for gpu in &report.gpus {
             let (saved, here) = (gpu.saved, gpu.here);
             let _ = writeln!(
                 self.0,
                 "<tr><td>{saved:#x}</td><td>{here:#x}</td><td class=\"n\">{}</td>\
-                 <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                 <td class=\"n\">{}</td></tr>",
                 gpu.processes,
-                gpu.buffers,
                 size(gpu.content_bytes),
             );
         }

@@ -14,7 +14,7 @@ use gpu_kfd::{GpuId, HostGpuId};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use restore_core::{
-    DeviceStep, Event, Host, Outline, ProcessBytes, RestorePlan, Restored, Stage, TraceEvent,
+    DeviceStep, Event, Host, Outline, Piece, ProcessBytes, RestorePlan, Restored, Stage, TraceEvent,
 };
 
 use crate::console::{Console, Wishes};
@@ -167,6 +167,8 @@ impl Tracing {
 }
 
 fn take_trace(console: &mut Console, outline: &Outline, events: Option<Vec<TraceEvent>>) {
+    let of = |gpu: &(GpuId, HostGpuId)| gpu_of(outline, events.as_deref().unwrap_or(&[]), *gpu);
+    console.report.gpus = outline.gpus.iter().map(of).collect();
     if let Some(events) = events {
         let lines = values(outline, &events);
         console.report.take_trace(lines, Trace::of(outline.clone(), events));
@@ -207,20 +209,24 @@ fn describe(console: &mut Console, outline: &Outline, tree: &Restored) {
     report.memory_bytes = tree.memory_bytes;
     report.shared_bytes = tree.shared_bytes;
     report.gpu_bytes = tree.gpu_bytes;
-    report.gpus = outline.gpus.iter().map(|gpu| gpu_of(outline, *gpu)).collect();
 }
 
-/// A GPU, and what the device files of it hold.
-fn gpu_of(outline: &Outline, gpu: (GpuId, HostGpuId)) -> Gpu {
+/// A GPU, who has it open, and what was copied to it.
+fn gpu_of(outline: &Outline, events: &[TraceEvent], gpu: (GpuId, HostGpuId)) -> Gpu {
     let steps: Vec<&DeviceStep> =
         outline.steps.iter().filter(|step| step.gpu == Some(gpu)).collect();
     let processes: BTreeSet<i32> = steps.iter().map(|step| step.pid).collect();
+    // Which GPU has a minor is told by the paths of render nodes.
+    let is_here = |piece: &Piece| {
+        let path = format!("/dev/dri/renderD{}", piece.minor);
+        steps.iter().any(|step| step.path == path)
+    };
+    let pieces = events.iter().filter_map(|event| event.piece);
     Gpu {
         saved: gpu.0.0,
         here: gpu.1.0,
         processes: processes.len(),
-        buffers: steps.iter().map(|step| step.buffers).sum(),
-        content_bytes: steps.iter().map(|step| step.content_bytes).sum(),
+        content_bytes: pieces.filter(is_here).map(|piece| piece.bytes).sum(),
     }
 }
 
