@@ -80,7 +80,7 @@ fn restore(
     if let Some(signal) = come.first() {
         console.warn(&format!("{signal} came too late: the tree runs"));
     }
-    describe(console, &outline, &tree);
+    describe(console, &tree);
     let work_dir = options.logging.dir(&options.images_dir);
     if let Err(error) = restore_core::write_stats(work_dir, &tree.stats()) {
         // The images may be on a file system that cannot be written to.
@@ -202,7 +202,7 @@ fn tell(console: &mut Console, event: &Event) {
 }
 
 /// What is said of a tree that runs.
-fn describe(console: &mut Console, outline: &Outline, tree: &Restored) {
+fn describe(console: &mut Console, tree: &Restored) {
     let report = &mut console.report;
     report.root = Some(tree.root);
     report.processes = Process::all(&tree.processes, console.progress.expected());
