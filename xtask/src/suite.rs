@@ -13,13 +13,14 @@ use std::process::{Command, ExitCode};
 use crate::{command, peers, tidy};
 
 /// Programs that building and testing need, and what for.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("cc", "links every program"),
     ("git", "tells tidy which files there are"),
     ("unshare", "gives live tests a pid namespace"),
     ("timeout", "ends live tests that hang"),
     ("apt-get", "fetches upstream's criu and AMD's libraries"),
     ("dpkg-deb", "unpacks them"),
+    ("chromium", "opens the pages of reports"),
 ];
 
 /// Sums over all test binaries.
