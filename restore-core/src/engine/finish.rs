@@ -40,9 +40,12 @@ impl Target {
         }
         // The first thread comes last: if the process is killed, the kernel tells of its end only
         // when that of all others has been seen.
-        let stopped = seized.into_iter().rev().map(Seized::wait);
-        self.stopped = stopped.collect::<Result<_, _>>()?;
-        self.stopped.reverse();
+        let others = seized.split_off(1).into_iter().map(Seized::wait);
+        let others = others.collect::<Result<Vec<_>, _>>()?;
+        for first in seized {
+            self.stopped.push(first.wait_first()?);
+        }
+        self.stopped.extend(others);
         self.set_final_state()
     }
 

@@ -182,6 +182,25 @@ fn wait_stop(what: &'static str, tid: i32) -> Result<i32, FreezeError> {
     Ok(status)
 }
 
+/// The task of this thread's tracees of which something is to be told: a stop, or its end. It is
+/// not taken.
+fn next_told(what: &'static str, tid: i32) -> Result<i32, FreezeError> {
+    let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
+    loop {
+        // SAFETY: the all-zero value of this plain C struct is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: waitid writes one `siginfo_t` to `info`, which outlives the call.
+        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } == 0 {
+            // SAFETY: waitid has filled in the fields that go with SIGCHLD.
+            return Ok(unsafe { info.si_pid() });
+        }
+        let errno = Errno::last();
+        if errno != Errno::EINTR {
+            return Err(FreezeError::Refused { what, tid, errno });
+        }
+    }
+}
+
 impl Seized {
     /// Starts to trace a task without stopping it.
     pub(crate) fn seize(tid: i32) -> Result<Self, FreezeError> {
@@ -196,7 +215,21 @@ impl Seized {
         request("interrupt", libc::PTRACE_INTERRUPT, self.tid, 0, 0)
     }
 
-    /// Waits until the task has stopped.
+    /// Waits until the first thread of a process has stopped, when all its others have.
+    ///
+    /// If the process is killed meanwhile, the kernel tells of the end of this thread only when
+    /// that of all others has been taken, and theirs is told to this thread alone. So the wait ends
+    /// with whatever is told first; tracees that have been waited for have nothing to tell but
+    /// their end.
+    pub(crate) fn wait_first(self) -> Result<Stopped, FreezeError> {
+        match next_told("stop", self.tid)? {
+            tid if tid == self.tid => self.wait(),
+            tid => Err(FreezeError::Died { what: "stop", tid }),
+        }
+    }
+
+    /// Waits until the task has stopped. Not for the first thread of several, see
+    /// [`Seized::wait_first`].
     pub(crate) fn wait(self) -> Result<Stopped, FreezeError> {
         let status = wait_stop("stop", self.tid)?;
         let event = status >> 16;

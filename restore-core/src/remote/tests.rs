@@ -172,3 +172,50 @@ fn a_descriptor_of_ours_is_lent_to_a_target_and_given_back() {
     stub.file().give_back(FileNumber(number)).unwrap();
     assert_eq!(stub.link(number), None);
 }
+
+/// Set in a run of this program that is a process of two threads.
+const TWO_THREADS: &str = "THAW_TEST_TWO_THREADS";
+
+/// A test that is killed while its first thread is waited for; it is started again as the victim.
+#[test]
+fn process_that_is_killed_while_it_is_frozen_is_not_waited_for_in_vain() {
+    use super::freeze::{FreezeError, Seized};
+
+    if std::env::var_os(TWO_THREADS).is_some() {
+        // The first thread of this program waits for this one.
+        loop {
+            std::thread::park();
+        }
+    }
+    let name = "remote::tests::process_that_is_killed_while_it_is_frozen_is_not_waited_for_in_vain";
+    let program = std::env::current_exe().expect("a test has a path");
+    let mut victim = std::process::Command::new(program);
+    victim.args(["--exact", name, "--test-threads=2"]).env(TWO_THREADS, "1");
+    let mut victim = victim.stdout(std::process::Stdio::null()).spawn().expect("it starts");
+    let pid = victim.id() as i32;
+    let threads = || -> Vec<i32> {
+        let entries = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+        let ids = entries.flatten().map(|entry| entry.file_name().to_string_lossy().parse());
+        ids.map(|id| id.expect("a number")).filter(|&id| id != pid).collect()
+    };
+    while threads().is_empty() {
+        std::thread::yield_now();
+    }
+    let others = threads();
+    let first = Seized::seize(pid).expect("it is our child");
+    for &tid in &others {
+        let other = Seized::seize(tid).expect("it is our child's");
+        other.interrupt().expect("it is traced");
+        other.wait().expect("it stops");
+    }
+    // Now, before the first thread has been asked, somebody kills the process.
+    nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("ours");
+    let waited = first.wait_first();
+    assert!(matches!(waited, Err(FreezeError::Died { .. })), "{waited:?}");
+    for tid in others {
+        let collected =
+            nix::sys::wait::waitpid(Pid::from_raw(tid), Some(nix::sys::wait::WaitPidFlag::__WALL));
+        assert!(collected.is_ok(), "{collected:?}");
+    }
+    assert!(victim.wait().is_ok_and(|status| !status.success()));
+}

@@ -59,7 +59,8 @@ pub(super) fn run() -> Result<()> {
         "\nThe picture of who restored what when: {}",
         demo.folder.join("restore.svg").display()
     );
-    println!("The images: {}", demo.images.display());
+    println!("All of it as a page: {}", demo.folder.join("restore.html").display());
+    println!("The images: {} (thaw show -D, thaw image x)", demo.images.display());
     Ok(())
 }
 
@@ -120,6 +121,7 @@ impl Demo {
         let mut restore = Command::new(&self.thaw);
         restore.args(["restore", "-d", "-v4", "-o", "restore.log", "--verify", "-D"]);
         restore.arg(&self.images).arg("--trace").arg(&trace).stdin(Stdio::null());
+        restore.arg("--report").arg(self.folder.join("restore.html"));
         let mut restore = restore.spawn().map_err(text)?;
         // Until it ends, the queues are looked at again and again.
         let mut looks = Vec::new();
