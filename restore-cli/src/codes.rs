@@ -4,12 +4,11 @@
 //! reads this file.
 
 /// A code, and what it means.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ErrorCode {
     /// Stable name.
     pub(crate) code: &'static str,
     /// What it means.
-    #[allow(dead_code)] // for the program that writes the list
     pub(crate) meaning: &'static str,
     /// What can be done.
     pub(crate) help: &'static str,

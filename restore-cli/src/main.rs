@@ -1,6 +1,7 @@
 //! `thaw`: checkpoints of process trees, made and brought back to life. This crate only parses and
 //! shows.
 
+mod check;
 mod codes;
 mod console;
 mod dump;
@@ -57,6 +58,7 @@ fn run(start: Instant) -> Result<u8, clap::Error> {
         Command::Image(options) => Ok(image::run(options)),
         Command::Explore(options) => Ok(explore::command::run(&options)),
         Command::Trace(options) => Ok(trace::run(options, screen)),
+        Command::Check(options) => check::run(&options, screen),
         Command::Generate(options) => Ok(generate::run(&options, screen)),
     }
 }

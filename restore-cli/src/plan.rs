@@ -21,7 +21,7 @@ const WAVE_MAX: usize = 24;
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
-    let chosen = options.planning.options().map_err(wrong)?;
+    let chosen = options.options().map_err(wrong)?;
     let Restore { logging, reporting, images_dir, others, .. } = options;
     // The plan is what is printed as JSON, not a report.
     let reporting = &Reporting { json: false, ..reporting.clone() };

@@ -32,6 +32,7 @@ mod host;
 mod meter;
 mod place;
 mod plan;
+mod probe;
 mod refusal;
 mod remote;
 mod stats;
@@ -53,10 +54,13 @@ pub use engine::{
     CopyError, Event, Failure, GuardError, IdUser, RestoreError, Restored, Stage, StepError,
     XstateError, restore,
 };
-pub use files::FilesError;
+pub use files::{FileFinding, FilesError, examine as examine_files};
 pub use host::{Host, Vdso};
 pub use place::Place;
-pub use plan::{HostMismatch, Options, PROCESSES_MAX, PlanError, RestorePlan, TreeError};
+pub use plan::{
+    GpuNeed, HostMismatch, IdUse, Options, PROCESSES_MAX, PlanError, RestorePlan, Survey, TreeError,
+};
+pub use probe::{Answer, Probes};
 pub use refusal::{Refusal, RefusalKind};
 pub use remote::freeze::FreezeError;
 pub use remote::ring::CallError;

@@ -69,6 +69,7 @@ pub(crate) enum Command {
     /// what had to be assumed. It changes nothing. With --json it is the line that a trace begins
     /// with.
     Plan(Box<Restore>),
+    Check(Box<crate::check::Options>),
     Trace(crate::trace::Options),
     Explore(crate::explore::command::Options),
     Image(crate::image::Options),
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn restores_have_the_options_of_criu() {
         let options = restore("restore -d -S -D a -vvvv --manage-cgroups=ignore -j --cpu-cap=all");
-        assert!(options.detached && options.planning.restore_sibling);
+        assert!(options.detached && options.restore_sibling);
         assert_eq!(options.logging.level(), 6);
         assert_eq!(options.planning.manage_cgroups, Some(true));
         assert!(parsed("restore -S -D a").is_err(), "a sibling needs -d");

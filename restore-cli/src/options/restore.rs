@@ -22,6 +22,9 @@ pub(crate) struct Restore {
     /// Do not wait for the tree
     #[arg(short = 'd', long = "restore-detached")]
     pub(crate) detached: bool,
+    /// Make the root a child of thaw's parent
+    #[arg(short = 'S', long, requires = "detached")]
+    pub(crate) restore_sibling: bool,
     /// Write the root's pid to FILE, which must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,
@@ -41,15 +44,20 @@ pub(crate) struct Restore {
     pub(crate) others: Others<Criu>,
 }
 
+impl Restore {
+    /// What the library is told; an error is about the environment.
+    pub(crate) fn options(&self) -> Result<restore_core::Options, gpu_kfd::SwitchError> {
+        let options = self.planning.options()?;
+        Ok(restore_core::Options { sibling: self.restore_sibling, ..options })
+    }
+}
+
 /// What a plan depends on.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Planning {
     /// Leave every process stopped
     #[arg(short = 's', long)]
     pub(crate) leave_stopped: bool,
-    /// Make the root a child of thaw's parent
-    #[arg(short = 'S', long, requires = "detached")]
-    pub(crate) restore_sibling: bool,
     /// The root is, or may be, in the session of a shell
     #[arg(short = 'j', long)]
     pub(crate) shell_job: bool,
@@ -94,7 +102,6 @@ impl Planning {
         Ok(restore_core::Options {
             shell_job: self.shell_job,
             ignore_cgroups: self.manage_cgroups == Some(true),
-            sibling: self.restore_sibling,
             leave_stopped: self.leave_stopped,
             huge_pages: self.huge_pages,
             workers_max: self.workers,

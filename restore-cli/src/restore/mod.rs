@@ -32,7 +32,7 @@ use signals::Interrupts;
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
-    let chosen = options.planning.options().map_err(wrong)?;
+    let chosen = options.options().map_err(wrong)?;
     let Restore { logging, reporting, images_dir, .. } = options;
     let wishes = Wishes { logging, reporting, images_dir };
     let opened = Console::open(Verb::Restore, &wishes, &options.others, screen, start);

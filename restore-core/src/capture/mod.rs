@@ -16,7 +16,7 @@ mod identity;
 mod keeper;
 mod memory;
 mod proc;
-mod raw;
+pub(crate) mod raw;
 mod staging;
 mod steps;
 mod task;

@@ -407,7 +407,7 @@ pub enum IdUser {
 
 impl IdUser {
     /// Looks who has an id now.
-    pub(crate) fn of(id: i32) -> Self {
+    pub fn of(id: i32) -> Self {
         let read = |path: String| std::fs::read(path).ok();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
         let status = read(format!("/proc/{id}/status")).map(text).unwrap_or_default();

@@ -31,6 +31,7 @@ pub use devices::copy::CopyError;
 #[doc(hidden)]
 pub use devices::sabotage::Sabotage;
 pub use error::{Failure, IdUser, RestoreError, StepError};
+pub(crate) use memory::vdso::check_one as vdso_difference;
 pub use threads::XstateError;
 pub use worker::Stage;
 

@@ -28,6 +28,7 @@ use nix::errno::Errno;
 
 pub(crate) use epoll::{EpollAdd, epoll_adds};
 pub(crate) use raw::duplicate;
+pub use regular::{FileFinding, examine};
 
 use crate::plan::devices::is_device;
 use crate::refusal::{Refusal, RefusalKind};

@@ -153,10 +153,11 @@ const UNSUPPORTED: [(u32, RefusalKind, &str); 5] = [
     (vma_status::UPROBES, RefusalKind::Uprobes, "uprobes mapping"),
 ];
 
-/// Plans one address space; appends what cannot be restored to `refusals`.
+/// Plans one address space; appends what cannot be restored to `refusals`. Without a map of devices
+/// it is the plan of all other mappings.
 pub(crate) fn plan(
     checkpoint: &Checkpoint,
-    devices: &DeviceMap,
+    devices: Option<&DeviceMap>,
     pid: u32,
     body: &Body,
     refusals: &mut Vec<Refusal>,
@@ -169,9 +170,10 @@ pub(crate) fn plan(
             refusals.push(Refusal::new(*kind, *what, place, pid));
             continue;
         }
-        let added = match is_device(vma) {
-            true => memory.add_device(checkpoint, devices, pid, vma),
-            false => memory.add(checkpoint, pid, vma),
+        let added = match (is_device(vma), devices) {
+            (true, Some(devices)) => memory.add_device(checkpoint, devices, pid, vma),
+            (true, None) => Ok(()),
+            (false, _) => memory.add(checkpoint, pid, vma),
         };
         if let Err(refusal) = added {
             refusals.push(refusal);

@@ -8,6 +8,7 @@ pub(crate) mod devices;
 mod hole;
 mod memory;
 mod refuse;
+mod survey;
 mod tree;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use criu_image::{Checkpoint, FileId, ImageDir, Process, Thread};
 
 pub(crate) use hole::find_between;
 pub(crate) use memory::{Fill, HUGE_PAGE_BYTES, Kept, Lent, Mapping, MemoryPlan};
+pub use survey::{GpuNeed, IdUse, Survey};
 pub use tree::TreeError;
 pub(crate) use tree::{Group, Member, Role};
 
@@ -326,7 +328,7 @@ impl RestorePlan {
             .iter()
             .map(|p| {
                 let body = p.body.as_ref()?;
-                Some(memory::plan(&checkpoint, &devices.map, p.pid, body, &mut refusals))
+                Some(memory::plan(&checkpoint, Some(&devices.map), p.pid, body, &mut refusals))
             })
             .collect();
         let epolls: Vec<Vec<EpollAdd>> = checkpoint

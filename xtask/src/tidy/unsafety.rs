@@ -27,6 +27,7 @@ const UNSAFE_FILES: &[&str] = &[
     "restore-core/src/engine/memory/pages.rs",
     "restore-core/src/files/memory.rs",
     "restore-core/src/files/raw.rs",
+    "restore-core/src/probe.rs",
     "restore-core/src/remote/device.rs",
     "restore-core/src/remote/freeze.rs",
     "restore-core/src/remote/region.rs",

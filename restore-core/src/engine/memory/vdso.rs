@@ -22,15 +22,25 @@ pub(in crate::engine) fn check(
     images: &ImageDir,
 ) -> Result<(), RestoreError> {
     for process in processes {
-        if let Kind::Live(live) = &process.kind
-            && let Some(address) = difference(&live.memory, here, images).map_err(|source| {
-                RestoreError::Step { pid: process.pid, stage: Stage::Prepare, source }
-            })?
-        {
-            return Err(RestoreError::Vdso { pid: process.pid, address });
+        if let Kind::Live(live) = &process.kind {
+            check_one(process.pid, &live.memory, here, images)?;
         }
     }
     Ok(())
+}
+
+/// Checks one process.
+pub(crate) fn check_one(
+    pid: i32,
+    memory: &MemoryPlan,
+    here: &Vdso,
+    images: &ImageDir,
+) -> Result<(), RestoreError> {
+    let fail = |source| RestoreError::Step { pid, stage: Stage::Prepare, source };
+    match difference(memory, here, images).map_err(fail)? {
+        Some(address) => Err(RestoreError::Vdso { pid, address }),
+        None => Ok(()),
+    }
 }
 
 /// Address of the first page that differs.

@@ -3,6 +3,8 @@
 //! The path must lead to the file of the dump: size and mode are compared where the dump recorded
 //! them. Nothing is created or truncated here. Build ids, which upstream also compares, are not.
 
+mod examine;
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +14,8 @@ use criu_image::{Checkpoint, FileId, Process, Remap};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, fstat, lstat, stat};
 use nix::unistd::{Whence, lseek};
+
+pub use examine::{FileFinding, examine};
 
 use super::{FilesError, raw, remap};
 use crate::refusal::{Refusal, RefusalKind};
