@@ -18,6 +18,7 @@ mod report;
 mod restore;
 mod schedule;
 mod screen;
+mod show;
 mod trace;
 mod version;
 
@@ -59,6 +60,7 @@ fn run(start: Instant) -> Result<u8, clap::Error> {
         Command::Explore(options) => Ok(explore::command::run(&options)),
         Command::Trace(options) => Ok(trace::run(options, screen)),
         Command::Check(options) => check::run(&options, screen),
+        Command::Show(options) => Ok(show::run(&options, screen)),
         Command::Generate(options) => Ok(generate::run(&options, screen)),
     }
 }

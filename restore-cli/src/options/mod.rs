@@ -70,6 +70,7 @@ pub(crate) enum Command {
     /// with.
     Plan(Box<Restore>),
     Check(Box<crate::check::Options>),
+    Show(crate::show::Options),
     Trace(crate::trace::Options),
     Explore(crate::explore::command::Options),
     Image(crate::image::Options),
