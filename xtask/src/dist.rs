@@ -25,6 +25,7 @@ const FILES: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENS
 pub(crate) fn run() -> Result<(), String> {
     let program = build()?;
     check_static(&program)?;
+    check_works(&program)?;
     let version = command::output(Command::new(&program).arg("--version"))?;
     let number = version.split_whitespace().nth(1).ok_or("thaw does not say its version")?;
     let name = format!("thaw-{number}-x86_64-linux");
@@ -64,6 +65,25 @@ fn build() -> Result<PathBuf, String> {
     let release = command::release_folder();
     let target = release.parent().expect("it is below the target folder");
     Ok(target.join(TARGET).join("release/thaw"))
+}
+
+/// The program dumps and restores a process, where that can be tried: what is linked statically is
+/// another program than the one that tests run.
+fn check_works(program: &Path) -> Result<(), String> {
+    const TRIAL: &str = "set -e; cd \"$2\"; mkdir images; sleep 1000 & \
+        \"$1\" dump -v1 -t $! -D images -j; wait $! || true; \
+        \"$1\" restore -v1 -d -D images -j; kill -0 $!; kill $!";
+    if !nix::unistd::geteuid().is_root() {
+        println!("xtask: only root can try the program: it was not");
+        return Ok(());
+    }
+    let folder = Path::new("target/dist/trial");
+    let _ = fs::remove_dir_all(folder); // of an earlier run, if there was one
+    make_folder(folder)?;
+    let mut trial = Command::new("unshare");
+    trial.args(["--fork", "--pid", "--mount-proc", "--kill-child", "sh", "-c", TRIAL, "sh"]);
+    command::run(trial.arg(program).arg(folder))?;
+    fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 /// A program that asks for no loader needs no library either.

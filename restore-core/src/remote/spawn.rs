@@ -288,15 +288,7 @@ pub(crate) fn swap_signal_mask(mask: u64) -> u64 {
 /// Ends this thread's restartable-sequence registration, so that a fork of it does not write to
 /// memory that it no longer has. glibc then falls back to the system call for the CPU number.
 pub(crate) fn leave_rseq() {
-    // SAFETY: `dlsym` with a terminated name; the symbols are glibc's (2.35), of the types read.
-    let (offset, size) = unsafe {
-        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr());
-        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr());
-        if offset.is_null() || size.is_null() {
-            return;
-        }
-        (*offset.cast::<isize>(), *size.cast::<u32>())
-    };
+    let Some((offset, size)) = rseq_area() else { return };
     let thread: usize;
     // SAFETY: reads the thread pointer, which the x86-64 ABI keeps at fs:0.
     unsafe { asm!("mov {}, fs:0", out(reg) thread, options(nostack, readonly)) };
@@ -309,6 +301,31 @@ pub(crate) fn leave_rseq() {
             return;
         }
     }
+}
+
+/// Where glibc (2.35) keeps each thread's area, from the thread pointer on, and its size.
+#[cfg(not(all(target_feature = "crt-static", target_env = "gnu")))]
+fn rseq_area() -> Option<(isize, u32)> {
+    // SAFETY: `dlsym` with a terminated name; the symbols are glibc's, of the types read.
+    unsafe {
+        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr());
+        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr());
+        if offset.is_null() || size.is_null() {
+            return None;
+        }
+        Some((*offset.cast::<isize>(), *size.cast::<u32>()))
+    }
+}
+
+/// The same of a program that is linked statically, where no symbol can be looked up.
+#[cfg(all(target_feature = "crt-static", target_env = "gnu"))]
+fn rseq_area() -> Option<(isize, u32)> {
+    unsafe extern "C" {
+        static __rseq_offset: isize;
+        static __rseq_size: u32;
+    }
+    // SAFETY: glibc defines both with these types (sys/rseq.h) and never writes to them again.
+    unsafe { Some((__rseq_offset, __rseq_size)) }
 }
 
 /// Every process that this restore has made, to be killed and reaped unless it succeeds.
