@@ -368,3 +368,24 @@ fn tree_in_a_control_group_of_its_own_is_frozen_and_thawed_again() {
         fs::remove_dir(&group).expect("it is empty");
     });
 }
+
+/// The number of such a session is 0 in the namespace, and images with it could not be restored.
+#[test]
+fn session_that_is_led_from_outside_of_the_namespace_is_refused() {
+    live("session_that_is_led_from_outside_of_the_namespace_is_refused", |dir: &Path| {
+        // This test is init of a namespace, and in a session that began outside of it.
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let (images, pid) = (dir.join("images"), child.id().to_string());
+        fs::create_dir(&images).expect("a folder");
+        let mut dump = std::process::Command::new(env!("CARGO_BIN_EXE_thaw"));
+        dump.args(["dump", "-t", &pid, "-j", "-D"]).arg(&images);
+        let output = dump.output().expect("thaw starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("dump.outside-session") && said.contains("setsid"), "{said}");
+        assert_eq!(images_in(&images), Vec::<String>::new(), "{said}");
+        assert_eq!(child.try_wait().expect("it is ours"), None, "it goes on");
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+    });
+}

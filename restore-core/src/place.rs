@@ -190,6 +190,7 @@ impl DumpError {
         match self {
             Self::NoProcess { pid }
             | Self::ForeignSession { pid, .. }
+            | Self::OutsideSession { pid }
             | Self::Traced { pid, .. }
             | Self::LeaderGone { pid }
             | Self::Died { pid }

@@ -70,7 +70,7 @@ fn build() -> Result<PathBuf, String> {
 /// The program dumps and restores a process, where that can be tried: what is linked statically is
 /// another program than the one that tests run.
 fn check_works(program: &Path) -> Result<(), String> {
-    const TRIAL: &str = "set -e; cd \"$2\"; mkdir images; sleep 1000 & \
+    const TRIAL: &str = "set -e; cd \"$2\"; mkdir images; setsid sleep 1000 & \
         \"$1\" dump -v1 -t $! -D images -j; wait $! || true; \
         \"$1\" restore -v1 -d -D images -j; kill -0 $!; kill $!";
     if !nix::unistd::geteuid().is_root() {

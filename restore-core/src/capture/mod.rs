@@ -131,6 +131,13 @@ pub enum DumpError {
         /// Its session.
         sid: i32,
     },
+    /// A process is in a session or group whose leader is outside of its pid namespace: there it has
+    /// no number that images could hold.
+    #[error("the session or group of process {pid} is led from outside of its pid namespace")]
+    OutsideSession {
+        /// The process.
+        pid: i32,
+    },
     /// A process is traced by another program.
     #[error("process {pid} is traced by process {tracer}: end the tracer first")]
     Traced {
@@ -341,6 +348,7 @@ impl DumpError {
             Self::Refused(_) => "unsupported.tree",
             Self::NoProcess { .. } => "dump.no-process",
             Self::ForeignSession { .. } => "dump.foreign-session",
+            Self::OutsideSession { .. } => "dump.outside-session",
             Self::Traced { .. } => "dump.traced",
             Self::LeaderGone { .. } => "dump.leader-gone",
             Self::Died { .. } => "dump.died",
@@ -389,6 +397,9 @@ impl DumpError {
                 Some("name a process that runs, by its pid in this pid namespace")
             }
             Self::ForeignSession { .. } => Some("use --shell-job"),
+            Self::OutsideSession { .. } => {
+                Some("start it in a session of its own (setsid) inside the namespace")
+            }
             Self::Traced { .. } => Some("end the tracer first"),
             Self::LeaderGone { .. } => Some("wait until the others have ended"),
             Self::Died { .. } => Some("look into the kernel's log: it may have run out of memory"),

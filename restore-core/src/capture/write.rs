@@ -217,7 +217,11 @@ fn check_session(options: &DumpOptions, tree: &Tree) -> Result<(), DumpError> {
     if root.stat.sid != root.pid && !options.shell_job {
         return Err(DumpError::ForeignSession { pid: root.pid, sid: root.stat.sid });
     }
-    Ok(())
+    let is_outside = |member: &&Member| member.stat.sid == 0 || member.stat.pgid == 0;
+    match tree.members.iter().find(is_outside) {
+        Some(member) => Err(DumpError::OutsideSession { pid: member.pid }),
+        None => Ok(()),
+    }
 }
 
 /// Does `work` for all items, spread over workers; the results come in the order of the items. Each
