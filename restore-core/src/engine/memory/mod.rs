@@ -6,6 +6,8 @@ pub(super) mod cow;
 mod pages;
 pub(super) mod vdso;
 
+use std::sync::Arc;
+
 use criu_image::ImageDir;
 
 use super::StepError;
@@ -13,7 +15,7 @@ use super::target::{ADDRESSES_END, Source, Target};
 use crate::files::ObjectKey;
 use crate::meter::Meter;
 use crate::plan::{Fill, HUGE_PAGE_BYTES, Mapping, MemoryPlan};
-use pages::{Batch, PagesFile};
+use pages::{Batch, Others, PagesFile};
 
 /// `arch_prctl` command (asm/prctl.h).
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
@@ -45,7 +47,7 @@ impl Target {
         };
         let lent = &live.memory.lent;
         with_pages(&live.memory, images, |pages| {
-            pages.fill(pid, &lent.fills, meter)?;
+            pages.fill(pid, &lent.fills, Others::Later, meter)?;
             pages.patch(pid, &lent.patches, meter)
         })
     }
@@ -60,11 +62,12 @@ impl Target {
         self.map(Part::Rest)?;
         self.make_huge_pages()?;
         let pid = self.plan.pid;
-        let Some((_, live)) = self.live() else {
+        let Some((leader, live)) = self.live() else {
             return Ok(());
         };
+        let process = Arc::clone(leader.process());
         with_pages(&live.memory, images, |pages| {
-            pages.fill(pid, &live.memory.fills, meter)?;
+            pages.fill(pid, &live.memory.fills, Others::Compared(&process), meter)?;
             pages.patch(pid, &live.memory.patches, meter)
         })?;
         self.protect()

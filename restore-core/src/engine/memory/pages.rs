@@ -5,7 +5,7 @@
 //! restorer's memory whatever the tree's size.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use criu_image::{BLOCK_BYTES, ImageDir, RawImage};
@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use crate::engine::StepError;
 use crate::meter::Meter;
 use crate::plan::Fill;
+use crate::remote::ring::{CallError, has_exited};
 
 /// Bytes copied before our own view of them is dropped: with the most workers there are, and page
 /// cache mapped in pieces of up to 2 MiB, this bounds the restorer's memory to some 48 MiB.
@@ -22,6 +23,16 @@ const WINDOW_BYTES: u64 = 1 << 20;
 const _: () = assert!(WINDOW_BYTES == BLOCK_BYTES as u64, "a window is a block of the manifest");
 /// Most ranges in one call (`UIO_MAXIOV`).
 const RANGES_MAX: usize = 1024;
+
+/// What becomes of blocks of the image that a fill does not want, where there is a manifest.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Others<'a> {
+    /// They are left to a later fill of the same process.
+    Later,
+    /// They are compared as well, as long as the process of this pidfd lives.
+    Compared(&'a OwnedFd),
+}
+
 /// A pages image: mapped but never read through the mapping by this process, or, where the dump
 /// left a manifest, read block by block and verified.
 pub(super) struct PagesFile {
@@ -64,10 +75,11 @@ impl PagesFile {
         &mut self,
         pid: i32,
         fills: &[Fill],
+        others: Others<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<(), StepError> {
         if self.raw.blocks().is_some() {
-            return self.fill_verified(pid, fills, meter);
+            return self.fill_verified(pid, fills, others, meter);
         }
         let mut batch = Batch::default();
         for fill in fills {
@@ -92,6 +104,7 @@ impl PagesFile {
         &mut self,
         pid: i32,
         fills: &[Fill],
+        others: Others<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<(), StepError> {
         // What several children keep is listed for one after the other, not in file order.
@@ -105,8 +118,14 @@ impl PagesFile {
         for index in 0..self.verified.len() {
             let end = (index as u64 + 1) * WINDOW_BYTES;
             let wanted = pieces.peek().is_some_and(|piece| piece.offset_bytes < end);
-            if !wanted && self.verified[index] {
-                continue;
+            match (wanted, others) {
+                (false, Others::Later) => continue,
+                (false, Others::Compared(_)) if self.verified[index] => continue,
+                // Nothing is written that would fail.
+                (false, Others::Compared(process)) if has_exited(process.as_fd()) => {
+                    return Err(CallError::Died { what: "fill memory", tid: pid }.into());
+                }
+                _ => {}
             }
             let block = self.raw.block(index).map_err(fail(&self.path))?;
             self.verified[index] = true;
