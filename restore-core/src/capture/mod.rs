@@ -131,8 +131,8 @@ pub enum DumpError {
         /// Its session.
         sid: i32,
     },
-    /// A process is in a session or group whose leader is outside of its pid namespace: there it has
-    /// no number that images could hold.
+    /// A process is in a session or group whose leader is outside of its pid namespace: there it
+    /// has no number that images could hold.
     #[error("the session or group of process {pid} is led from outside of its pid namespace")]
     OutsideSession {
         /// The process.
