@@ -221,6 +221,8 @@ const ADVICE: &[(&str, Errno, &str)] = &[
     ("", Errno::EPERM, "run as root"),
     ("", Errno::ENOTTY, "the driver is too old, or the file is not the device that it should be"),
     ("", Errno::EAGAIN, "the driver was busy: try again"),
+    ("", Errno::EINVAL, "look into the kernel's log: the driver says there what does not fit"),
+    ("", Errno::EBUSY, "look into the kernel's log: the driver says there what is in use"),
 ];
 
 fn advice(operation: &str, errno: Errno) -> Option<&'static str> {

@@ -33,8 +33,13 @@ impl Host {
     /// Reads the facts from `/proc/self`.
     ///
     /// # Errors
-    /// Any error of reading `/proc`, which must be mounted.
+    /// Any error of reading `/proc`, which must be mounted, and for this pid namespace.
     pub fn probe() -> io::Result<Self> {
+        let own = fs::read_link("/proc/self")?;
+        if own.as_os_str() != std::process::id().to_string().as_str() {
+            // Its pids would lead us to processes that are not of the tree.
+            return Err(io::Error::other("/proc is that of another pid namespace"));
+        }
         let maps = fs::read_to_string("/proc/self/maps")?;
         let mut own_mappings = Vec::new();
         let mut special: Vec<(u64, u64, bool)> = Vec::new();

@@ -5,11 +5,11 @@
 
 use std::path::PathBuf;
 
-use gpu_kfd::DeviceError;
+use gpu_kfd::{ContentsError, DeviceError};
 use nix::errno::Errno;
 
 use crate::capture::DumpError;
-use crate::engine::{RestoreError, StepError};
+use crate::engine::{CopyError, RestoreError, StepError};
 use crate::files::FilesError;
 use crate::remote::freeze::FreezeError;
 use crate::remote::ring::CallError;
@@ -91,6 +91,25 @@ fn of_device(error: &DeviceError) -> Place {
     }
 }
 
+fn of_contents(error: &ContentsError) -> Place {
+    match error {
+        ContentsError::Device(error) => of_device(error),
+        ContentsError::NoEngine { path } | ContentsError::Hang { path, .. } => Place::path(path),
+        ContentsError::Bo(_) | ContentsError::Size(_) | ContentsError::Addresses { .. } => {
+            Place::default()
+        }
+    }
+}
+
+fn of_copy(error: &CopyError) -> Place {
+    match error {
+        CopyError::Image { path, source } => Place::path(path).io(source),
+        CopyError::Contents(error) => of_contents(error),
+        CopyError::Different { image, .. } => Place::default().file(image.clone()),
+        CopyError::CopierLost => Place::default(),
+    }
+}
+
 fn of_call(error: &CallError) -> Place {
     match error {
         CallError::Refused { what, tid, errno, .. } => {
@@ -165,8 +184,9 @@ impl RestoreError {
                 place.within(of_step(source)).within(Place::default().file(path.clone()))
             }
             Self::DeviceStep { source, .. } => of_step(source),
-            Self::Contents { pid, label, .. } => {
-                Place::of_process(*pid).at(format!("contents of device file {label}"))
+            Self::Contents { pid, label, source } => {
+                let place = Place::of_process(*pid).at(format!("contents of device file {label}"));
+                place.within(of_copy(source))
             }
             Self::Resume { pid, source } => {
                 Place::of_process(*pid).at("resume").within(of_device(source))
@@ -211,7 +231,10 @@ impl DumpError {
                 Place::default().errno(*errno)
             }
             Self::Device { pid, source } => Place::of_process(*pid).within(of_device(source)),
-            Self::Contents { pid, image, .. } => Place::of_process(*pid).file(image.clone()),
+            Self::Contents { pid, image, source } => {
+                let place = Place::of_process(*pid).at(format!("contents for {image}"));
+                place.within(of_contents(source))
+            }
             Self::Xstate { tid, .. } => Place::of_process(*tid),
             Self::Call(error) => of_call(error),
             Self::Trace(error) => of_freeze(error),

@@ -93,6 +93,9 @@ pub fn keep(work: impl FnOnce(OwnedFd) -> u8) -> Result<Ended, KeeperError> {
             drop((lifeline, signals));
             // It can only fail for a wrong operation.
             let _ = restore_mask();
+            // A file that may not be so large is an error of its write, not the end of all.
+            let size = SigSet::from(Signal::SIGXFSZ);
+            let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&size), None);
             // A session of its own: what is sent to the command's group does not reach it.
             let _ = nix::unistd::setsid();
             std::process::exit(work(abort).into());

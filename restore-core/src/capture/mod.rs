@@ -138,6 +138,9 @@ pub enum DumpError {
         /// The process.
         pid: i32,
     },
+    /// `/proc` is that of another pid namespace, or nothing is mounted there.
+    #[error("/proc does not show this pid namespace")]
+    NoProc,
     /// A process is traced by another program.
     #[error("process {pid} is traced by process {tracer}: end the tracer first")]
     Traced {
@@ -349,6 +352,7 @@ impl DumpError {
             Self::NoProcess { .. } => "dump.no-process",
             Self::ForeignSession { .. } => "dump.foreign-session",
             Self::OutsideSession { .. } => "dump.outside-session",
+            Self::NoProc => "dump.no-proc",
             Self::Traced { .. } => "dump.traced",
             Self::LeaderGone { .. } => "dump.leader-gone",
             Self::Died { .. } => "dump.died",
@@ -359,6 +363,7 @@ impl DumpError {
             Self::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "dump.denied"
             }
+            Self::Read { source, .. } if is_descriptors(source) => "dump.descriptors",
             Self::Read { .. } => "dump.unreadable",
             Self::Unexpected { .. } => "dump.not-understood",
             Self::Write { source, .. } if source.kind() == ErrorKind::StorageFull => {
@@ -400,6 +405,7 @@ impl DumpError {
             Self::OutsideSession { .. } => {
                 Some("start it in a session of its own (setsid) inside the namespace")
             }
+            Self::NoProc => Some("mount that of this namespace: mount -t proc proc /proc"),
             Self::Traced { .. } => Some("end the tracer first"),
             Self::LeaderGone { .. } => Some("wait until the others have ended"),
             Self::Died { .. } => Some("look into the kernel's log: it may have run out of memory"),
@@ -412,9 +418,15 @@ impl DumpError {
             Self::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 Some("run as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN")
             }
+            Self::Read { source, .. } if is_descriptors(source) => {
+                Some("raise the limit of open files (ulimit -n)")
+            }
             Self::Unexpected { .. } => Some("report it, with the version of the kernel"),
             Self::Write { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 Some("make room in the file system of the images, or dump to another")
+            }
+            Self::Write { source, .. } if source.kind() == ErrorKind::FileTooLarge => {
+                Some("raise the limit of file sizes (ulimit -f)")
             }
             Self::Write { .. } => {
                 Some("check that the directory is there, and that this user may write to it")
@@ -437,6 +449,7 @@ impl DumpError {
             Self::Trace(error) => error.help(),
             Self::Call(error) => error.help(),
             Self::Timeout { .. } => Some("allow more with --timeout, or none"),
+            Self::Aborted => Some("start it again when it is wanted"),
             Self::WorkerLost => Some("report it: this is a bug of thaw"),
             Self::Read { .. }
             | Self::Os { .. }
@@ -445,10 +458,15 @@ impl DumpError {
             | Self::Shared { .. }
             | Self::Pipe { .. }
             | Self::Ghost { .. }
-            | Self::Aborted
             | Self::Injected { .. } => None,
         }
     }
+}
+
+/// Whether a call failed since no descriptor was left.
+fn is_descriptors(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// Why a tree is not as it was before the dump.
@@ -517,6 +535,7 @@ fn carry_out(
     steps: &Steps,
     observe: &mut dyn FnMut(DumpEvent),
 ) -> Result<Dumped, DumpError> {
+    check_proc()?;
     let mut staging = Staging::begin(&options.images)?;
     raise_descriptor_limit();
     let _signals = ChildSignals::block();
@@ -594,6 +613,13 @@ fn summary(tree: &Tree) -> Vec<ProcessSummary> {
         threads: member.threads.len(),
     };
     tree.members.iter().map(of).collect()
+}
+
+/// Pids of another namespace would lead us to processes that were not meant.
+fn check_proc() -> Result<(), DumpError> {
+    let own = std::fs::read_link("/proc/self").map_err(|_| DumpError::NoProc)?;
+    let is_ours = own.as_os_str() == std::process::id().to_string().as_str();
+    is_ours.then_some(()).ok_or(DumpError::NoProc)
 }
 
 /// A tree may have more descriptors than we may have by default.

@@ -48,8 +48,8 @@ impl Folder {
     /// Begins a file that is written piece by piece.
     pub(crate) fn create(&self, name: &str) -> Result<Staged, DumpError> {
         let path = self.path.join(name);
-        let file = File::create(&path).map_err(|source| DumpError::Write { path, source })?;
-        let outlet = Outlet { name: name.to_owned(), file, writing: Duration::ZERO };
+        let file = File::create(&path).map_err(|source| failed(&path, source))?;
+        let outlet = Outlet { name: name.to_owned(), path, file, writing: Duration::ZERO };
         Ok(Staged { outlet, summer: Summer::default() })
     }
 
@@ -203,9 +203,9 @@ impl Staged {
 
     /// The same file, to be written by another thread, which does not sum.
     pub(crate) fn another(&self) -> Result<Outlet, DumpError> {
-        let Outlet { name, file, .. } = &self.outlet;
-        let file = file.try_clone().map_err(|source| failed(name, source))?;
-        Ok(Outlet { name: name.clone(), file, writing: Duration::ZERO })
+        let Outlet { name, path, file, .. } = &self.outlet;
+        let file = file.try_clone().map_err(|source| failed(path, source))?;
+        Ok(Outlet { name: name.clone(), path: path.clone(), file, writing: Duration::ZERO })
     }
 }
 
@@ -213,6 +213,7 @@ impl Staged {
 #[derive(Debug)]
 pub(crate) struct Outlet {
     name: String,
+    path: PathBuf,
     file: File,
     writing: Duration,
 }
@@ -223,7 +224,7 @@ impl Outlet {
         let begin = Instant::now();
         let written = self.file.write_all(bytes);
         self.writing += begin.elapsed();
-        written.map_err(|source| failed(&self.name, source))
+        written.map_err(|source| failed(&self.path, source))
     }
 
     /// Time that writing took so far.
@@ -232,8 +233,8 @@ impl Outlet {
     }
 }
 
-fn failed(name: &str, source: io::Error) -> DumpError {
-    DumpError::Write { path: PathBuf::from(name), source }
+fn failed(path: &Path, source: io::Error) -> DumpError {
+    DumpError::Write { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -280,7 +280,7 @@ fn is_dead(pid: i32, tid: i32) -> bool {
 fn out_of_reach(pid: i32, tid: i32) -> DumpError {
     let tracer = proc::status::Status::of(pid, tid).map_or(0, |status| status.tracer);
     match tracer {
-        0 => DumpError::Os { what: "trace", pid, errno: Errno::EPERM },
+        0 => DumpError::Os { what: "take hold", pid, errno: Errno::EPERM },
         tracer => DumpError::Traced { pid, tracer },
     }
 }
