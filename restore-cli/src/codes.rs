@@ -39,6 +39,11 @@ pub(crate) const ORDER: ErrorCode = ErrorCode {
     meaning: "The order of --schedule cannot be read, or is not a legal one.",
     help: "thaw plan -D DIR lists the steps and what waits for what",
 };
+pub(crate) const CONFIG: ErrorCode = ErrorCode {
+    code: "usage.config",
+    meaning: "A configuration file cannot be read, or is wrong.",
+    help: "correct the file, or leave it out (--no-default-config, --config)",
+};
 pub(crate) const LOG: ErrorCode = ErrorCode {
     code: "output.log",
     meaning: "The log file cannot be written.",

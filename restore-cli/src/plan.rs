@@ -8,7 +8,7 @@ use std::time::Instant;
 use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, Schedule, Scheduler, StepId};
 
 use crate::console::{Console, Wishes};
-use crate::options::{Reporting, Restore, wrong};
+use crate::options::{Reporting, Restore, wrong_switch};
 use crate::report::{Problem, Verb};
 use crate::screen::{Screen, size};
 use crate::{FAILED, codes, trace};
@@ -21,7 +21,7 @@ const WAVE_MAX: usize = 24;
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
-    let chosen = options.options().map_err(wrong)?;
+    let chosen = options.options().map_err(wrong_switch)?;
     let Restore { logging, reporting, images_dir, others, .. } = options;
     // The plan is what is printed as JSON, not a report.
     let reporting = &Reporting { json: false, ..reporting.clone() };

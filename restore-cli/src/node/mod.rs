@@ -34,7 +34,10 @@ enum Command {
 pub(crate) fn run(options: Options) -> Result<u8, clap::Error> {
     match options.command {
         Command::Run(run) => {
-            let node = run.configure().map_err(crate::options::wrong)?;
+            let node = run.configure().map_err(|text| {
+                // Which option, and what it takes, is in the text.
+                crate::options::wrong(crate::codes::VALUE, text)
+            })?;
             Ok(run::run(&run, node))
         }
         Command::ListModels { json } => Ok(list_models(json)),

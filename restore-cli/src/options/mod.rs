@@ -160,7 +160,7 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<(Cli, Screen), clap::Error> {
     let matches = definition.clone().try_get_matches_from(&args)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let added = config::added(&definition, &matches, cli.config.as_deref(), cli.no_default_config);
-    let added = added.map_err(|error| wrong(crate::log::chain(&error)))?;
+    let added = added.map_err(|error| wrong(codes::CONFIG, crate::log::chain(&error)))?;
     let cli = match added.is_empty() {
         true => cli,
         false => {
@@ -186,9 +186,22 @@ fn help_width(args: &[OsString]) -> Option<usize> {
 }
 
 /// An error of the command line that clap does not find.
-pub(crate) fn wrong(text: impl std::fmt::Display) -> clap::Error {
-    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n"))
-        .with_cmd(&definition())
+pub(crate) fn wrong(code: codes::ErrorCode, text: impl std::fmt::Display) -> clap::Error {
+    wrong_of(code.code, Some(code.help), text)
+}
+
+/// A switch of the environment that is wrong.
+pub(crate) fn wrong_switch(error: gpu_kfd::SwitchError) -> clap::Error {
+    wrong_of(error.code(), error.help(), &error)
+}
+
+fn wrong_of(code: &str, help: Option<&str>, text: impl std::fmt::Display) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let help = help.map_or_else(String::new, |help| format!("Help: {help}\n"));
+    let text = format!("{text}\n\n{help}");
+    let mut error = clap::Error::raw(clap::error::ErrorKind::ValueValidation, text);
+    error.insert(ContextKind::Custom, ContextValue::String(code.to_owned()));
+    error.with_cmd(&definition())
 }
 
 /// Prints help that was asked for, or what is wrong with a command line and the code of that.
@@ -205,10 +218,14 @@ pub(crate) fn say(error: &clap::Error) {
         ErrorKind::MissingRequiredArgument | ErrorKind::MissingSubcommand => codes::MISSING,
         _ => codes::VALUE,
     };
+    let code = match error.get(clap::error::ContextKind::Custom) {
+        Some(clap::error::ContextValue::String(own)) => own,
+        _ => code.code,
+    };
     let text = error.render().ansi().to_string();
     let mut err = anstream::stderr().lock();
     let _ = write!(err, "{text}");
-    let _ = writeln!(err, "Code: {} (docs/errors.md)", code.code);
+    let _ = writeln!(err, "Code: {code} (docs/errors.md)");
 }
 
 /// `-v4` becomes `-v=4`: of a short option whose value may be missing, it is the only value that

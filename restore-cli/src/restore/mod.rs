@@ -19,7 +19,7 @@ use restore_core::{
 
 use crate::console::{Console, Wishes};
 use crate::log::{Level, chain};
-use crate::options::{Restore, wrong};
+use crate::options::{Restore, wrong_switch};
 use crate::progress::Bytes;
 use crate::report::{Gpu, Problem, Process, Verb};
 use crate::screen::Screen;
@@ -32,7 +32,7 @@ use signals::Interrupts;
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Restore, screen: Screen, start: Instant) -> Result<u8, clap::Error> {
-    let chosen = options.options().map_err(wrong)?;
+    let chosen = options.options().map_err(wrong_switch)?;
     let Restore { logging, reporting, images_dir, .. } = options;
     let wishes = Wishes { logging, reporting, images_dir };
     let opened = Console::open(Verb::Restore, &wishes, &options.others, screen, start);
