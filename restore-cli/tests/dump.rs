@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use support::{Dumper, Tree, errors, live, thaw};
+use support::{Dumper, Tree, errors, live, own_group, thaw};
 
 /// 3 processes, small.
 const SMALL: [&str; 3] = ["3", "1", "1"];
@@ -316,18 +316,6 @@ fn control_groups_are_named_and_upstream_puts_a_tree_back_into_them() {
         tree.kill();
         fs::remove_dir(&group).expect("it is empty");
     });
-}
-
-/// A version 2 control group of its own for a tree, if this machine has them.
-fn own_group(tree: &Tree) -> Option<std::path::PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    let group = Path::new(line.split(' ').nth(4)?).join(format!("thaw-test-{}", tree.root()));
-    fs::create_dir(&group).ok()?;
-    for pid in &tree.pids {
-        fs::write(group.join("cgroup.procs"), pid.to_string()).ok()?;
-    }
-    Some(group)
 }
 
 #[test]

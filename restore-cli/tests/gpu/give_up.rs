@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::cycle::{Tree, assert_same};
-use super::node::{self, Inside, Part, next_pid, reap, tree_pids};
+use super::node::{self, Inside, Part, tree_pids};
+use super::support::eye::{next_pid, reap};
 use super::support::{example, live_node};
 
 /// A parent and a child that share a buffer, with contents in two GPUs and with queues.

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gpu_kfd::uapi::info::query;
-use gpu_kfd::{KFD_PATH, Local, RenderNode, Topology};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::give_up;
+use super::support::eye::{Eye, all_pids, next_pid, reap};
 
 /// Holds the parts in the run that is inside.
 const PARTS: &str = "THAW_TEST_PARTS";
@@ -23,8 +21,6 @@ const TREE_PIDS: u32 = 400;
 pub(super) const RESTORER_PIDS: u32 = 4000;
 /// Longest wait for a tree to be ready, to answer, or to end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for what is left to go: the kernel frees what a process had after it has ended.
-const LEFT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest that all parts of one node may take, in seconds.
 const BATCH_MAX: &str = "250";
 /// Longest that one command may take, in seconds.
@@ -147,7 +143,7 @@ pub(crate) fn carry_out() {
     let order: Value = serde_json::from_str(&order).expect("JSON");
     let path = |value: &Value| PathBuf::from(value.as_str().expect("a path"));
     nix::sys::prctl::set_child_subreaper(true).expect("it is allowed");
-    let mut inside = Inside { dir: path(&order["dir"]), eye: Eye::open() };
+    let mut inside = Inside { dir: path(&order["dir"]), eye: Eye::on_node(&[]) };
     for part in order["parts"].as_array().expect("a list") {
         let images = path(&part["images"]);
         let strings = |name: &str| -> Vec<String> {
@@ -375,70 +371,6 @@ impl Inside {
     }
 }
 
-/// Looks at what a dump or a restore must leave as it was.
-pub(super) struct Eye {
-    kfd: Local,
-    renders: Vec<RenderNode>,
-}
-
-/// What it saw.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pids: Vec<i32>,
-    mounts: String,
-    /// Used VRAM and system memory of each GPU, in bytes.
-    memory: Vec<(u64, u64)>,
-}
-
-impl Eye {
-    fn open() -> Self {
-        let kfd = Local::open(KFD_PATH).expect("a node has it");
-        let topology = Topology::read_without_caches(Topology::SYSFS).expect("a node has it");
-        let open = |minor| RenderNode::open(minor).expect("a node has it");
-        let gpus = topology.gpus();
-        let renders = gpus.map(|(_, node)| open(node.properties.drm_render_minor)).collect();
-        Self { kfd, renders }
-    }
-
-    /// Other rules; how many calls those before have changed.
-    fn set_faults(&mut self, rules: &str) -> u64 {
-        gpu_kfd::emulated::set_faults(&mut self.kfd, rules).expect("good rules")
-    }
-
-    pub(super) fn look(&mut self) -> Seen {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it is mounted");
-        let used = |node: &mut RenderNode| -> (u64, u64) {
-            let mut used = |what| node.info(what, [0; 4]).expect("it is a query of the driver");
-            (used(query::VRAM_USAGE), used(query::GTT_USAGE))
-        };
-        let memory = self.renders.iter_mut().map(used).collect();
-        Seen { pids: all_pids(), mounts, memory }
-    }
-
-    /// What has come since, and does not go. Files of a process are closed after it has ended, so
-    /// memory of GPUs is waited for.
-    pub(super) fn left(&mut self, before: &Seen) -> Vec<String> {
-        let begin = Instant::now();
-        loop {
-            reap();
-            let now = self.look();
-            let mut left = Vec::new();
-            let new = now.pids.iter().filter(|pid| !before.pids.contains(pid));
-            left.extend(new.map(|pid| format!("process {pid}")));
-            if now.mounts != before.mounts {
-                left.push(format!("mounts: {}", now.mounts));
-            }
-            if now.memory != before.memory {
-                left.push(format!("memory {:?}, before {:?}", now.memory, before.memory));
-            }
-            if left.is_empty() || begin.elapsed() > LEFT_WAIT_MAX {
-                return left;
-            }
-            std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
-        }
-    }
-}
-
 /// What a program says until it closes its standard output.
 trait OutputEnd {
     fn wait_with_output_end(self) -> String;
@@ -453,11 +385,6 @@ impl OutputEnd for std::process::Child {
         output.read_to_string(&mut text).expect("text");
         text
     }
-}
-
-/// The next process gets the id after this one.
-pub(super) fn next_pid(pid: u32) {
-    fs::write("/proc/sys/kernel/ns_last_pid", pid.to_string()).expect("root may choose ids");
 }
 
 /// Runs thaw; its exit code, what it said, and when it ran.
@@ -485,28 +412,6 @@ fn now_ns() -> u64 {
 pub(super) fn tree_pids() -> Vec<i32> {
     let comm = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     all_pids().into_iter().filter(|pid| comm(pid).trim() == "gpu_tree").collect()
-}
-
-/// All processes, ascending; one that has ended and was not waited for keeps its id.
-fn all_pids() -> Vec<i32> {
-    let mut pids = Vec::new();
-    for entry in fs::read_dir("/proc").expect("it is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if !stat.is_empty() {
-            pids.push(pid);
-        }
-    }
-    pids.sort_unstable();
-    pids
-}
-
-/// Collects what has ended: orphans of the tree come to us.
-pub(super) fn reap() {
-    let flags = Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
-    while waitpid(None, flags).is_ok_and(|status| status.pid().is_some()) {}
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

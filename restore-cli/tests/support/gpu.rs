@@ -92,6 +92,19 @@ impl GpuTree {
         answers
     }
 
+    /// Gives the status file the contents that it had at the dump: a restore insists on its size.
+    pub(crate) fn put_status_back(&mut self, answered: usize) {
+        let text = fs::read_to_string(&self.status).expect("the status file");
+        let kept: String = text.split_inclusive('\n').take(answered).collect();
+        fs::write(&self.status, kept).expect("the status file");
+        self.answered = answered;
+    }
+
+    /// How many answers there are.
+    pub(crate) fn answered(&self) -> usize {
+        self.answered
+    }
+
     fn ask_one(&mut self, pid: i32) -> GpuAnswer {
         kill(Pid::from_raw(pid), Signal::SIGUSR1).expect("every process of the tree lives");
         let begin = Instant::now();

@@ -7,6 +7,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub(crate) mod browser;
+pub(crate) mod eye;
 pub(crate) mod gpu;
 
 use std::collections::BTreeMap;
@@ -164,9 +165,14 @@ pub(crate) struct Answer {
 impl Tree {
     /// Starts a workload with these arguments and waits until all of it is ready.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_answering(dir, "workload", args)
+    }
+
+    /// Starts any program that answers as workloads do, and waits until all of it is ready.
+    pub(crate) fn start_answering(dir: &Path, program: &str, args: &[&str]) -> Self {
         let status = dir.join("status");
         let args = [&[status.to_str().expect("a plain path")], args].concat();
-        let tree = Self::start_program(dir, "workload", &args);
+        let tree = Self::start_program(dir, program, &args);
         Self { status: status.clone(), ..tree }
     }
 
@@ -401,6 +407,18 @@ pub(crate) fn thaw_command(images: &Path, args: &[&str]) -> Command {
     command.args(["restore", "-d", "-v4", "-o", "thaw.log", "-D"]).arg(images).args(args);
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command
+}
+
+/// A version 2 control group of its own for a tree, if this machine has them.
+pub(crate) fn own_group(tree: &Tree) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let group = Path::new(line.split(' ').nth(4)?).join(format!("thaw-test-{}", tree.root()));
+    fs::create_dir(&group).ok()?;
+    for pid in &tree.pids {
+        fs::write(group.join("cgroup.procs"), pid.to_string()).ok()?;
+    }
+    Some(group)
 }
 
 /// Lines of a log that speak of an error.
