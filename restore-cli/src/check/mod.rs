@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::options::restore::Planning;
-use crate::options::wrong;
+use crate::options::wrong_switch;
 use crate::screen::Screen;
 use crate::{BAD_IMAGES, FAILED, UNFIT_HOST};
 use finding::Weight;
@@ -53,7 +53,7 @@ pub(crate) struct Options {
 /// # Errors
 /// What is wrong with the command line and is found only now.
 pub(crate) fn run(options: &Options, screen: Screen) -> Result<u8, clap::Error> {
-    let planning = options.planning.options().map_err(wrong)?;
+    let planning = options.planning.options().map_err(wrong_switch)?;
     let facts = look::facts();
     let judged = host::judge(&facts);
     let (text, code) = match &options.images_dir {

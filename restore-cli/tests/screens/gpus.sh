@@ -7,7 +7,7 @@ printf '$ thaw node list-models --json\n'
 cat >job.sh <<'JOB'
 mkfifo ready
 echo 300 >/proc/sys/kernel/ns_last_pid
-setsid "$EXAMPLES/gpu_tree" "$PWD/status" 'fork:1 kfd render:0 render:1 vram:0:64K gtt:1:8K' \
+PATH="$EXAMPLES:$PATH" setsid gpu_tree status 'fork:1 kfd render:0 render:1 vram:0:64K gtt:1:8K' \
     'kfd render:0 vram:0:64K' </dev/null >ready 2>&1 &
 cat ready
 echo 2000 >/proc/sys/kernel/ns_last_pid

@@ -360,6 +360,6 @@ fn tree_in_a_session_from_outside() {
 static OUTSIDE: Row = Row::dump(
     "session from outside of the pid namespace",
     (1, "dump.outside-session", AsItWas),
-    &["session", "another pid namespace", "setsid"],
+    &["session", "outside of its pid namespace", "setsid"],
 )
 .command("thaw dump --shell-job -t PID -D DIR");

@@ -1,4 +1,4 @@
-//! A row of the table and how it is judged: the screen, the JSON, the exit status, and what is left.
+//! A row of the table and how it is judged: screen, JSON, exit status, and what is left.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -342,7 +342,7 @@ impl RestoreError {
             Self::Setup { .. } => Some("raise the limits that it names, or free memory"),
             Self::Vdso { .. } => Some("restore on the kernel of the dump"),
             Self::Guard(error) => error.help(),
-            Self::Cancelled => None,
+            Self::Cancelled => Some("give the same command again when the tree is wanted"),
             Self::Timeout { .. } => Some("allow more with --timeout, or none"),
             Self::WorkerLost => Some("report it: this is a bug of thaw"),
         }
