@@ -4,6 +4,7 @@
 //! paths lead to; both go with the value.
 
 mod anonymous;
+mod examine;
 mod late;
 mod memory;
 mod pipe;
