@@ -46,9 +46,10 @@ pub(crate) struct Run {
     /// Which machine of its kind, and where faults with a chance fall
     #[arg(long, value_name = "NUMBER", value_parser = number)]
     seed: Option<u64>,
-    /// CALL[@WHICH]=ACTION, such as ALLOC_MEMORY_OF_GPU@2=ENOMEM, CRIU_RESTORE=EINVAL,
-    /// GEM_VA@10..=5ms, *@1%=EINTR
-    #[arg(long = "fault", value_name = "RULE", action = clap::ArgAction::Append)]
+    // Not a doc comment: what stands in brackets would be a link.
+    #[arg(long = "fault", value_name = "RULE", action = clap::ArgAction::Append,
+          help = "CALL[@WHICH]=ACTION, such as ALLOC_MEMORY_OF_GPU@2=ENOMEM, \
+                  CRIU_RESTORE=EINVAL, GEM_VA@10..=5ms, *@1%=EINTR")]
     pub(super) faults: Vec<FaultRule>,
     /// Write a JSON line for each call
     #[arg(long, value_name = "FILE")]
