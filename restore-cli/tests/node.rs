@@ -47,8 +47,12 @@ fn models_are_listed_for_people_and_for_programs() {
     let table = text(&list(&[]).stdout);
     assert!(table.contains("gfx90a") && table.contains("MI300X"), "{table}");
     let json: serde_json::Value = serde_json::from_slice(&list(&["--json"]).stdout).expect("JSON");
-    let names: Vec<&str> =
-        json.as_array().expect("a list").iter().filter_map(|m| m["name"].as_str()).collect();
+    let names: Vec<&str> = json["models"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|m| m["name"].as_str())
+        .collect();
     assert_eq!(names, ["gfx90a", "gfx90a-bridged", "gfx942", "gfx90c"]);
 }
 

@@ -104,5 +104,5 @@ fn a_plan_of_no_images_is_an_error_and_help_is_none() {
     assert_eq!(thaw(&["plan", "-D", "/nowhere", "--width", "1"]).0, Some(2));
     let (code, out, _) = thaw(&["plan", "--help"]);
     assert!(code == Some(0) && out.contains("--json"), "{out}");
-    assert!(thaw(&["trace", "--help"]).1.contains("--format svg|text|chrome"));
+    assert!(thaw(&["trace", "view", "--help"]).1.contains("chrome"));
 }
