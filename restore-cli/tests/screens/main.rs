@@ -16,7 +16,7 @@ use serde_json::Value;
 use support::{live, live_node};
 
 /// What differs from run to run, and what stands for it.
-const REDACTIONS: [(&str, &str); 17] = [
+const REDACTIONS: [(&str, &str); 18] = [
     (r"\d+\.\d+\.\d+ \([0-9a-f]{7,12}\)", "VERSION"),
     (r"\d+(\.\d+)?([ \u{a0}])(us|ms|s)\b", "TIME"),
     (r#""(ns|began_unix_s|frozen_ns|begin_ns|end_ns)":\d+"#, "\"$1\":0"),
@@ -33,6 +33,7 @@ const REDACTIONS: [(&str, &str); 17] = [
     (r"\b0x[0-9a-f]{6,}\b", "ADDRESS"),
     (r"/tmp/\.tmp\w+", "DIR"),
     (r"\d+ worker\(s\)", "N worker(s)"),
+    (r"\d+ mapping\(s\)", "N mapping(s)"),
     // Which thread has which id of a tree is a matter of chance.
     (r"\b20[1-6]\b", "PID"),
 ];

@@ -8,11 +8,19 @@ start() {
     rm ready
     pids 2000
 }
-end() {
-    pkill -KILL workload
-    while pgrep workload >/dev/null; do :; done
+# Processes of the tree. Not every machine has pgrep.
+workloads() {
+    for file in /proc/[0-9]*/comm; do
+        read -r name 2>/dev/null <"$file" && [ "$name" = workload ] || continue
+        folder=${file%/comm}
+        echo "${folder#/proc/}"
+    done
 }
-here() { printf '%s' "$(pgrep workload | tr '\n' ' ')"; echo "are there"; }
+end() {
+    kill -KILL $(workloads)
+    while [ -n "$(workloads)" ]; do :; done
+}
+here() { printf '%s' "$(workloads | tr '\n' ' ')"; echo "are there"; }
 new() { rm -rf "$1" && mkdir "$1"; }
 
 start
