@@ -193,10 +193,9 @@ impl PagesFile {
         };
         self.verify(patches)?;
         let path = format!("/proc/{pid}/mem");
-        let memory = File::options().write(true).open(path).map_err(|error| StepError::Fill {
-            pid,
-            address: first.start,
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+        let memory = File::options().write(true).open(path).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            not_filled(pid, first.start, errno)
         })?;
         let mut batch = Batch::default(); // for its window only
         for patch in patches {
@@ -221,7 +220,7 @@ impl PagesFile {
                         return Err(StepError::Fill { pid, address, errno: Errno::EFAULT });
                     }
                     _ => {
-                        return Err(StepError::Fill { pid, address, errno: Errno::last() });
+                        return Err(not_filled(pid, address, Errno::last()));
                     }
                 }
             }
@@ -293,7 +292,7 @@ impl Batch {
             return Ok(());
         }
         let errno = if ret < 0 { Errno::last() } else { Errno::EFAULT };
-        Err(StepError::Fill { pid, address: first.iov_base as u64, errno })
+        Err(not_filled(pid, first.iov_base as u64, errno))
     }
 }
 
@@ -306,4 +305,12 @@ fn push(ranges: &mut Vec<libc::iovec>, at: usize, len: usize) {
         return;
     }
     ranges.push(libc::iovec { iov_base: at as *mut _, iov_len: len });
+}
+
+/// Why memory was not written. A process that has died has none, wherever that is noticed.
+fn not_filled(pid: i32, address: u64, errno: Errno) -> StepError {
+    match errno {
+        Errno::ESRCH => CallError::Died { what: "write memory", tid: pid }.into(),
+        errno => StepError::Fill { pid, address, errno },
+    }
 }
