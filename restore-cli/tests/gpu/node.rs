@@ -346,7 +346,8 @@ impl Inside {
     pub(super) fn ask(&self, pids: &[i32]) -> Vec<Value> {
         let lines = || -> Vec<String> {
             let text = fs::read_to_string(self.status()).unwrap_or_default();
-            text.lines().map(str::to_owned).collect()
+            // A line that is still being written has no end.
+            text.split_inclusive('\n').filter(|it| it.ends_with('\n')).map(str::to_owned).collect()
         };
         let seen = lines().len();
         for &pid in pids {
