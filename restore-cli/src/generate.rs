@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 
+use crate::options;
 use crate::screen::Screen;
-use crate::{FAILED, options};
 
 /// Write man pages, completions for a shell, or a list of all options
 #[derive(Debug, clap::Args)]
@@ -55,10 +55,7 @@ pub(crate) fn run(options: &Options, screen: Screen) -> u8 {
     };
     match written {
         Ok(()) => 0,
-        Err(error) => {
-            let _ = writeln!(screen.err(), "thaw generate: cannot write: {error}");
-            FAILED
-        }
+        Err(error) => screen.unwritten("generate", &error),
     }
 }
 

@@ -55,7 +55,7 @@ fn run(start: Instant) -> Result<u8, clap::Error> {
         Command::Restore(options) => restore::run(&options, screen, start),
         Command::Plan(options) => plan::run(&options, screen, start),
         Command::Dump(options) => Ok(dump::run(&options, screen, start)),
-        Command::Node(options) => node::run(options),
+        Command::Node(options) => node::run(options, screen),
         Command::Image(options) => Ok(image::run(options)),
         Command::Explore(options) => Ok(explore::command::run(&options)),
         Command::Trace(options) => Ok(trace::run(options, screen)),

@@ -10,7 +10,7 @@ use restore_core::{Edge, EdgeReason, Outline, OutlineProcess, Schedule, Schedule
 use crate::console::{Console, Wishes};
 use crate::options::{Reporting, Restore, wrong_switch};
 use crate::report::{Problem, Verb};
-use crate::screen::{Screen, size};
+use crate::screen::{Screen, size, wrap};
 use crate::{FAILED, codes, trace};
 
 /// Most steps of a wave that are named.
@@ -55,17 +55,17 @@ pub(crate) fn print_json(outline: &Outline, to: &mut dyn Write) -> io::Result<()
 
 /// The outline for people, in so many columns; a path that is longer is not broken.
 pub(crate) fn print(outline: &Outline, width: usize, to: &mut dyn Write) -> io::Result<()> {
-    writeln!(
-        to,
+    let counts = format!(
         "{} process(es), {} device file(s), {} GPU(s)",
         outline.processes.len(),
         outline.steps.len(),
         outline.gpus.len()
-    )?;
+    );
+    write!(to, "{}", wrap("", &counts, width))?;
     for (index, (saved, here)) in outline.gpus.iter().enumerate() {
         writeln!(to, "GPU {index}: saved as {saved}, here {here}")?;
     }
-    let columns = Columns::new(outline);
+    let columns = Columns::new(outline, width);
     let mut steps: BTreeMap<i32, Vec<StepId>> = BTreeMap::new();
     for id in (0..outline.steps.len()).map(StepId) {
         steps.entry(outline.step(id).pid).or_default().push(id);
@@ -76,7 +76,7 @@ pub(crate) fn print(outline: &Outline, width: usize, to: &mut dyn Write) -> io::
     }
     for process in &outline.processes {
         writeln!(to)?;
-        print_process(process, to)?;
+        print_process(process, width, to)?;
         for &id in steps.get(&process.pid).into_iter().flatten() {
             print_step(outline, id, &columns, to)?;
             for edge in waits.get(&id).into_iter().flatten() {
@@ -92,7 +92,7 @@ pub(crate) fn print(outline: &Outline, width: usize, to: &mut dyn Write) -> io::
         if index == 0 {
             writeln!(to, "\nAssumed, since the images do not say:")?;
         }
-        wrap(to, "  - ", assumption.split(' '), width)?;
+        write!(to, "{}", wrap("  - ", assumption, width))?;
     }
     Ok(())
 }
@@ -104,10 +104,12 @@ struct Columns {
     path: usize,
     fds: usize,
     gpu: usize,
+    /// Of a whole line.
+    width: usize,
 }
 
 impl Columns {
-    fn new(outline: &Outline) -> Self {
+    fn new(outline: &Outline, width: usize) -> Self {
         let widest = |of: &dyn Fn(StepId) -> usize| {
             (0..outline.steps.len()).map(StepId).map(of).max().unwrap_or(0)
         };
@@ -117,18 +119,20 @@ impl Columns {
             path: widest(&|id| outline.step(id).path.chars().count()),
             fds: widest(&|id| fds(outline, id).len()),
             gpu: widest(&|id| gpu(outline, id).len()),
+            width,
         }
     }
 }
 
-fn print_process(process: &OutlineProcess, to: &mut dyn Write) -> io::Result<()> {
+fn print_process(process: &OutlineProcess, width: usize, to: &mut dyn Write) -> io::Result<()> {
     let who = match process.ppid {
         0 => "the root".to_owned(),
         ppid => format!("child of {ppid}"),
     };
     let (memory, gpu_memory) = (size(process.memory_bytes), size(process.gpu_bytes));
     let pid = process.pid;
-    writeln!(to, "{pid}, {who}: {memory} of memory, {gpu_memory} of GPU memory")
+    let text = format!("{who}: {memory} of memory, {gpu_memory} of GPU memory");
+    write!(to, "{}", wrap(&format!("{pid}, "), &text, width))
 }
 
 fn print_step(
@@ -138,24 +142,32 @@ fn print_step(
     to: &mut dyn Write,
 ) -> io::Result<()> {
     let step = outline.step(id);
-    let mut line = format!(
-        "  {:label$}  {:kind$}  {:path$}  {:fds$}  {:gpu$}  {} buffer(s)",
+    let what = format!(
+        "  {:label$}  {:kind$}  {:path$}  ",
         outline.label(id),
         step.kind.name(),
         step.path,
-        fds(outline, id),
-        gpu(outline, id),
-        step.buffers,
         label = columns.label,
         kind = columns.kind,
         path = columns.path,
-        fds = columns.fds,
-        gpu = columns.gpu,
     );
+    let mut buffers = format!("{} buffer(s)", step.buffers);
     if step.content_bytes > 0 {
-        let _ = write!(line, ", {}", size(step.content_bytes));
+        let _ = write!(buffers, ", {}", size(step.content_bytes));
     }
-    writeln!(to, "{line}")
+    let (fds, gpu) = (fds(outline, id), gpu(outline, id));
+    let line = format!(
+        "{what}{fds:fds_width$}  {gpu:gpu_width$}  {buffers}",
+        fds_width = columns.fds,
+        gpu_width = columns.gpu,
+    );
+    if line.chars().count() <= columns.width {
+        return writeln!(to, "{line}");
+    }
+    let rest = [fds, gpu, buffers].into_iter().filter(|text| !text.is_empty());
+    let rest = rest.collect::<Vec<_>>().join(", ");
+    let lead = " ".repeat(columns.label + 4);
+    write!(to, "{}\n{}", what.trim_end(), wrap(&lead, &rest, columns.width))
 }
 
 fn print_wait(
@@ -169,7 +181,8 @@ fn print_wait(
         EdgeReason::Buffer(number) => format!("makes buffer {number:#x}"),
         EdgeReason::Descriptor(file) => format!("opens file {file:#x}"),
     };
-    writeln!(to, "  {:label$}  after {from}, which {why}", "", label = columns.label)
+    let lead = " ".repeat(columns.label + 4);
+    write!(to, "{}", wrap(&lead, &format!("after {from}, which {why}"), columns.width))
 }
 
 fn fds(outline: &Outline, id: StepId) -> String {
@@ -191,20 +204,21 @@ fn gpu(outline: &Outline, id: StepId) -> String {
 
 /// What may be at the same time, and how many orders there are.
 fn print_freedom(outline: &Outline, width: usize, to: &mut dyn Write) -> io::Result<()> {
-    writeln!(to, "Files of one process are restored in the order above, one after the other.")?;
+    let mut say = |text: &str| write!(to, "{}", wrap("", text, width));
+    say("Files of one process are restored in the order above, one after the other.")?;
     match outline.edges.len() {
-        0 => writeln!(to, "Processes share nothing: files of different ones have no order.")?,
+        0 => say("Processes share nothing: files of different ones have no order.")?,
         count => {
             let text = "wait(s) as told above; else files of different processes have no order.";
-            writeln!(to, "{count} {text}")?;
+            say(&format!("{count} {text}"))?;
         }
     }
     match outline.count_orders() {
-        Some(0) => return writeln!(to, "There is no legal order: the plan contradicts itself."),
+        Some(0) => return say("There is no legal order: the plan contradicts itself."),
         Some(count) => writeln!(to, "Legal orders: {count}")?,
         None => writeln!(to, "Legal orders: more than can be counted")?,
     }
-    writeln!(to, "At the same time, if each file took as long:")?;
+    write!(to, "{}", wrap("", "At the same time, if each file took as long:", width))?;
     for (index, wave) in waves(outline).iter().enumerate() {
         let mut labels: Vec<String> =
             wave.iter().take(WAVE_MAX).map(|&id| outline.label(id)).collect();
@@ -212,7 +226,7 @@ fn print_freedom(outline: &Outline, width: usize, to: &mut dyn Write) -> io::Res
             labels.push(format!("and {} more", wave.len() - WAVE_MAX));
         }
         let lead = format!("  {}. ", index + 1);
-        wrap(to, &lead, labels.iter().map(String::as_str), width)?;
+        write!(to, "{}", wrap(&lead, &labels.join(" "), width))?;
     }
     Ok(())
 }
@@ -231,29 +245,6 @@ fn waves(outline: &Outline) -> Vec<Vec<StepId>> {
         wave.iter().for_each(|&step| scheduler.finished(step));
         waves.push(wave);
     }
-}
-
-/// Words in lines, further ones indented as far as the first.
-fn wrap<'a>(
-    to: &mut dyn Write,
-    lead: &str,
-    words: impl Iterator<Item = &'a str>,
-    width: usize,
-) -> io::Result<()> {
-    let indent = " ".repeat(lead.len());
-    let (mut line, mut is_empty) = (lead.to_owned(), true);
-    for word in words {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
-            writeln!(to, "{line}")?;
-            (line, is_empty) = (indent.clone(), true);
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    writeln!(to, "{line}")
 }
 
 #[cfg(test)]
@@ -304,18 +295,31 @@ At the same time, if each file took as long:
         outline.steps[3].kind = StepKind::Receive;
         outline.steps[3].fds = vec![];
         outline.assumptions = vec!["one two three four five six seven eight nine".to_owned()];
-        let text = printed(&outline, 40);
-        for line in [
+        let wide = [
             "  28867.2  receive  /dev/dri/renderD128  mapped only  GPU 0  4 buffer(s), 16.0 MiB",
             "           after 28866.2, which opens file 0x12",
             "1 wait(s) as told above; else files of different processes have no order.",
             "Legal orders: 3",
             "  3. 28867.2",
             "Assumed, since the images do not say:",
+            "  - one two three four five six seven eight nine",
+        ];
+        let narrow = [
+            "28867, child of 28866: 9.0 MiB of",
+            "       memory, 16.0 MiB of GPU memory",
+            "  28867.2  receive  /dev/dri/renderD128",
+            "           mapped only, GPU 0, 4",
+            "           buffer(s), 16.0 MiB",
+            "           after 28866.2, which opens",
+            "           file 0x12",
             "  - one two three four five six seven",
             "    eight nine",
-        ] {
-            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        ];
+        for (width, lines) in [(100, &wide[..]), (40, &narrow[..])] {
+            let text = printed(&outline, width);
+            for line in lines {
+                assert!(text.lines().any(|other| other == *line), "{line}\n{text}");
+            }
         }
     }
 

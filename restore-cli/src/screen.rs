@@ -4,7 +4,7 @@
 //! them out where nobody could see them: not on a terminal, with `NO_COLOR`, or with `--color
 //! never`.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -73,6 +73,16 @@ impl Screen {
         AutoStream::new(io::stderr().lock(), self.choice(&io::stderr()))
     }
 
+    /// Says that a result cannot be printed, unless whoever reads it has seen enough, and gives the
+    /// exit code.
+    pub(crate) fn unwritten(self, command: &str, error: &io::Error) -> u8 {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            // There is nobody else to tell.
+            let _ = writeln!(self.err(), "thaw {command}: cannot write: {error}");
+        }
+        crate::FAILED
+    }
+
     fn choice(self, stream: &impl anstream::stream::RawStream) -> ColorChoice {
         match self.colors {
             Colors::Auto => AutoStream::choice(stream),
@@ -99,11 +109,12 @@ pub(crate) fn styled(style: Style, text: &str) -> String {
 
 /// Lines of at most so many columns; further ones begin as far to the right as the first text.
 ///
-/// A word that is longer than a line is not broken: paths and addresses stay whole.
+/// A word that is longer than a line is not broken: paths and addresses stay whole. Nor is one with
+/// a no-break space in it.
 pub(crate) fn wrap(lead: &str, text: &str, width: usize) -> String {
     let indent = " ".repeat(columns(lead));
     let (mut lines, mut line, mut is_empty) = (String::new(), lead.to_owned(), true);
-    for word in text.split_whitespace() {
+    for word in text.split([' ', '\t', '\n']).filter(|word| !word.is_empty()) {
         if !is_empty && columns(&line) + 1 + columns(word) > width {
             lines.push_str(line.trim_end());
             lines.push('\n');
@@ -156,6 +167,7 @@ mod tests {
         assert_eq!(wrap("  - ", "one two three", 9), "  - one\n    two\n    three\n");
         assert_eq!(wrap("", "/a/very/long/path x", 8), "/a/very/long/path\nx\n");
         assert_eq!(wrap("why  ", "", 40), "why\n");
+        assert_eq!(wrap("", "one two\u{a0}three", 9), "one\ntwo\u{a0}three\n");
     }
 
     #[test]

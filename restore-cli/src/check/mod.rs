@@ -13,7 +13,7 @@ mod look;
 mod memory;
 mod rights;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::options::restore::Planning;
 use crate::options::wrong_switch;
 use crate::screen::Screen;
-use crate::{BAD_IMAGES, FAILED, UNFIT_HOST};
+use crate::{BAD_IMAGES, UNFIT_HOST};
 use finding::Weight;
 use host::{Judged, Use};
 
@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options, screen: Screen) -> Result<u8, clap::Error> 
             of_images(dir, &checked, options.json, screen.width)
         }
     };
-    Ok(print(screen, &text).map_or(FAILED, |()| code))
+    Ok(print(screen, &text).map_or_else(|failed| failed, |()| code))
 }
 
 fn of_host(facts: &facts::Facts, judged: &Judged, as_json: bool, width: usize) -> (String, u8) {
@@ -88,12 +88,10 @@ fn of_images(dir: &Path, checked: &images::Checked, as_json: bool, width: usize)
     (text, code)
 }
 
-fn print(screen: Screen, text: &str) -> io::Result<()> {
+fn print(screen: Screen, text: &str) -> Result<(), u8> {
     let mut out = screen.out();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    printed.inspect_err(|error| {
-        let _ = writeln!(screen.err(), "thaw check: cannot write: {error}");
-    })
+    printed.map_err(|error| screen.unwritten("check", &error))
 }
 
 fn host_json(facts: &facts::Facts, judged: &Judged) -> String {

@@ -14,6 +14,7 @@ use restore_core::{Outline, StepId, check};
 
 use super::{Report, Which, explore};
 use crate::FAILED;
+use crate::options::values;
 use crate::schedule::order_text;
 use crate::trace::Trace;
 
@@ -45,13 +46,13 @@ pub(crate) struct Options {
     )]
     node: String,
     /// So many orders, drawn by a seed (default: all, or 100 if there are more than 1000)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     orders: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     /// The first seed
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = values::number)]
     seed: u64,
     // For tests: see `restore_core::Sabotage`.
     #[arg(long, hide = true)]

@@ -3,8 +3,15 @@
 mod options;
 mod run;
 
+use std::io::Write;
+
 use gpu_kfd::{KFD_PATH, Local};
 use kfd_emulator::{FaultRule, Product};
+
+use crate::screen::{Screen, wrap};
+
+/// Columns below which a table of models is none: a description has no room beside the rest.
+const TABLE_WIDTH_MIN: usize = 80;
 
 /// Give a command GPUs that are not there
 #[derive(Debug, clap::Args)]
@@ -31,7 +38,7 @@ enum Command {
 }
 
 /// Does it, and returns the exit code.
-pub(crate) fn run(options: Options) -> Result<u8, clap::Error> {
+pub(crate) fn run(options: Options, screen: Screen) -> Result<u8, clap::Error> {
     match options.command {
         Command::Run(run) => {
             let node = run.configure().map_err(|text| {
@@ -40,7 +47,7 @@ pub(crate) fn run(options: Options) -> Result<u8, clap::Error> {
             })?;
             Ok(run::run(&run, node))
         }
-        Command::ListModels { json } => Ok(list_models(json)),
+        Command::ListModels { json } => Ok(list_models(json, screen)),
         Command::Fault { rules } => Ok(fault(&rules)),
     }
 }
@@ -65,7 +72,7 @@ fn fault(rules: &[String]) -> u8 {
     }
 }
 
-fn list_models(json: bool) -> u8 {
+fn list_models(json: bool, screen: Screen) -> u8 {
     let models: Vec<_> = Product::all().iter().map(|product| product.summary()).collect();
     if json {
         let list = serde_json::json!({
@@ -74,12 +81,29 @@ fn list_models(json: bool) -> u8 {
         println!("{}", serde_json::to_string_pretty(&list).expect("plain data"));
         return 0;
     }
-    println!("{:<15} {:<20} {:>4} {:>10}  description", "model", "product", "GPUs", "memory");
-    for model in models {
+    let mut out = screen.out();
+    if screen.width >= TABLE_WIDTH_MIN {
+        let title = format!(
+            "{:<15} {:<20} {:>4} {:>10}  description",
+            "model", "product", "GPUs", "memory"
+        );
+        let _ = writeln!(out, "{title}"); // what follows tells of a failure
+    }
+    let printed = models.iter().try_for_each(|model| {
         let gpus = format!("{}-{}", model.gpus_min, model.gpus_max);
         let memory = format!("{} MiB", model.vram_bytes >> 20);
         let (name, product, text) = (model.name, model.product, model.description);
-        println!("{name:<15} {product:<20} {gpus:>4} {memory:>10}  {text}");
-    }
-    0
+        match screen.width < TABLE_WIDTH_MIN {
+            true => {
+                let lead = |text: &str| wrap("  ", text, screen.width);
+                let short = lead(&format!("{product}, {gpus} GPUs, {memory} each"));
+                write!(out, "{name}\n{short}{}", lead(text))
+            }
+            false => {
+                let lead = format!("{name:<15} {product:<20} {gpus:>4} {memory:>10}  ");
+                write!(out, "{}", wrap(&lead, text, screen.width))
+            }
+        }
+    });
+    u8::from(printed.is_err()) * crate::FAILED
 }

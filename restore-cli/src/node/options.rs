@@ -17,7 +17,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME", default_value = "gfx90a")]
     model: String,
     /// How many GPUs
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = small)]
     gpus: u32,
     /// Device memory (K, M, G)
     #[arg(long, value_name = "LIST")]
@@ -38,10 +38,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "LIST")]
     sdma_firmware: Option<String>,
     /// NUMA nodes of the machine
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = small)]
     cpu_nodes: Option<u32>,
     /// GPUs, from 0, that are missing
-    #[arg(long, value_name = "INDEX", value_delimiter = ',')]
+    #[arg(long, value_name = "INDEX", value_delimiter = ',', value_parser = small)]
     remove_gpu: Vec<u32>,
     /// Which machine of its kind, and where faults with a chance fall
     #[arg(long, value_name = "NUMBER", value_parser = number)]

@@ -17,7 +17,8 @@ use super::{Logging, Reporting, values};
 #[command(after_long_help = super::EXIT_CODES)]
 pub(crate) struct Dump {
     /// The root of the tree
-    #[arg(short = 't', long = "tree", value_name = "PID", value_parser = values::pid)]
+    // Not by the name of the field, which is that of another option of criu.
+    #[arg(id = "tree", short = 't', long, value_name = "PID", value_parser = values::pid)]
     pub(crate) root: i32,
     /// Directory for the images: it must exist and hold none
     #[arg(short = 'D', long, value_name = "DIR")]
@@ -49,7 +50,8 @@ pub(crate) struct Dump {
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub(crate) timeout: Option<Duration>,
     /// Most worker threads; 0 for as many as there are processors
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
+          value_parser = values::count)]
     pub(crate) workers: usize,
     #[command(flatten)]
     pub(crate) logging: Logging,

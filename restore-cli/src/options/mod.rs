@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use criu::Others;
 pub(crate) use dump::Dump;
@@ -151,10 +151,15 @@ pub(crate) fn definition() -> clap::Command {
 /// Parses a command line, with what the configuration files add to it.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<(Cli, Screen), clap::Error> {
     let args = spread(args);
-    let definition = match help_width(&args) {
+    let definition = match early(&args, "--width").and_then(|text| values::width(text).ok()) {
         Some(width) => definition().term_width(width),
         None => definition(),
     };
+    let definition = definition.color(match early_colors(&args) {
+        Colors::Auto => clap::ColorChoice::Auto,
+        Colors::Always => clap::ColorChoice::Always,
+        Colors::Never => clap::ColorChoice::Never,
+    });
     // Without the files first: they may be named there, and what is wrong there is their fault only
     // then.
     let matches = definition.clone().try_get_matches_from(&args)?;
@@ -174,15 +179,24 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<(Cli, Screen), clap::Error> {
     Ok((cli, screen))
 }
 
-/// `--width` for a help, which is printed before all options are known.
-fn help_width(args: &[OsString]) -> Option<usize> {
-    let texts: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
-    let place = texts.iter().position(|text| text.starts_with("--width"))?;
-    let value = match texts[place].strip_prefix("--width=") {
-        Some(value) => value,
-        None => texts.get(place + 1)?,
+/// The value of an option that matters to a help or to what is said of a wrong line, which are
+/// printed before all options are known.
+fn early<'a>(args: &'a [OsString], name: &str) -> Option<&'a str> {
+    let texts = args.iter().map(|arg| arg.to_str().unwrap_or_default());
+    let texts: Vec<&str> = texts.take_while(|text| *text != "--").collect();
+    let is_it = |text: &&str| {
+        text.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
     };
-    values::width(value).ok()
+    let place = texts.iter().position(is_it)?;
+    match texts[place].split_once('=') {
+        Some((_, value)) => Some(value),
+        None => texts.get(place + 1).copied(),
+    }
+}
+
+fn early_colors(args: &[OsString]) -> Colors {
+    let chosen = early(args, "--color").and_then(|text| Colors::from_str(text, false).ok());
+    chosen.unwrap_or_default()
 }
 
 /// An error of the command line that clap does not find.
@@ -223,7 +237,8 @@ pub(crate) fn say(error: &clap::Error) {
         _ => code.code,
     };
     let text = error.render().ansi().to_string();
-    let mut err = anstream::stderr().lock();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let mut err = Screen::new(early_colors(&args), None).err();
     let _ = write!(err, "{text}");
     let _ = writeln!(err, "Code: {code} (docs/errors.md)");
 }
@@ -282,6 +297,8 @@ mod tests {
         assert!(options.others.refused.is_empty());
         assert_eq!(options.others.ignored.len(), 3);
         assert_eq!(dump("dump -t 7 -D a --track-mem").others.refused.len(), 1);
+        let with_root = dump("dump -t 7 -D a --root 8");
+        assert_eq!((with_root.root, with_root.others.refused.len()), (7, 1));
         for wrong in ["dump -t 7", "dump -D a", "dump -t 0 -D a", "dump -t 7 -D a --no-such-option"]
         {
             assert!(parsed(wrong).is_err(), "{wrong}");

@@ -70,7 +70,8 @@ pub(crate) struct Planning {
           action = clap::ArgAction::Set)]
     pub(crate) huge_pages: bool,
     /// Most worker threads; 0 for one a process, up to a bound that fits this host
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true,
+          value_parser = values::count)]
     pub(crate) workers: usize,
     /// Which GPU becomes which, as in 0xf85e=0x1267,...; by default the best match is found
     #[arg(long, value_name = "SAVED=HERE", value_parser = gpu_map, default_value = "",

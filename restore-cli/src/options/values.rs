@@ -31,6 +31,11 @@ pub(crate) fn small(text: &str) -> Result<u32, String> {
     number(text)?.try_into().map_err(|_| format!("{text} is too large"))
 }
 
+/// A number of things.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    number(text)?.try_into().map_err(|_| format!("{text} is too large"))
+}
+
 /// Whole seconds.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     number(text).map(Duration::from_secs)

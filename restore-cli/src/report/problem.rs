@@ -239,8 +239,11 @@ impl Problem {
         let first = lines.next().unwrap_or_default();
         let lead = format!("thaw: {} ", styled(BAD, &format!("{verb}:")));
         write!(to, "{}", wrap(&lead, first, width))?;
-        // A table stays as it is.
-        lines.try_for_each(|line| writeln!(to, "{line}"))?;
+        // The lines of a table stay as they are.
+        lines.try_for_each(|line| match line.contains("  ") {
+            true => writeln!(to, "{line}"),
+            false => write!(to, "{}", wrap("", line, width)),
+        })?;
         if more || !self.items.is_empty() {
             writeln!(to)?;
         }

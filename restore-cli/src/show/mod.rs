@@ -17,7 +17,7 @@ use criu_image::ImageError;
 
 use crate::log::chain;
 use crate::screen::Screen;
-use crate::{BAD_IMAGES, FAILED, USAGE};
+use crate::{BAD_IMAGES, USAGE};
 
 /// Show what is in a checkpoint
 ///
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(short = 'D', long, value_name = "DIR")]
     images_dir: PathBuf,
     /// Show this process in detail
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = crate::options::values::small)]
     process: Option<u32>,
     /// Print JSON
     #[arg(long)]
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options, screen: Screen) -> u8 {
     };
     match print(screen, &text) {
         Ok(()) => 0,
-        Err(error) => fail(&format!("cannot write: {error}"), FAILED),
+        Err(error) => screen.unwritten("show", &error),
     }
 }
 

@@ -81,7 +81,7 @@ enum Command {
 /// Does it, and returns the exit code.
 pub(crate) fn run(options: Options, screen: Screen) -> u8 {
     match options.command {
-        Command::Check { file, json } => with(&file, |trace| {
+        Command::Check { file, json } => with(&file, screen, |trace| {
             let (text, legal) = match json {
                 false => check::report(&file, trace),
                 true => check::json(trace),
@@ -89,7 +89,7 @@ pub(crate) fn run(options: Options, screen: Screen) -> u8 {
             print(None, &text)?;
             Ok(if legal { 0 } else { FAILED })
         }),
-        Command::View { file, output, format } => with(&file, |trace| {
+        Command::View { file, output, format } => with(&file, screen, |trace| {
             let text = match format {
                 Format::Svg => view::svg(trace),
                 Format::Text => text::picture(trace, screen.width),
@@ -97,7 +97,7 @@ pub(crate) fn run(options: Options, screen: Screen) -> u8 {
             };
             print(output.as_deref(), &text).map(|()| 0)
         }),
-        Command::Order { file, output } => with(&file, |trace| {
+        Command::Order { file, output } => with(&file, screen, |trace| {
             let order = schedule::begun(&trace.outline, &trace.events);
             match order {
                 Ok(order) => {
@@ -113,7 +113,7 @@ pub(crate) fn run(options: Options, screen: Screen) -> u8 {
     }
 }
 
-fn with(file: &Path, act: impl FnOnce(&Trace) -> io::Result<u8>) -> u8 {
+fn with(file: &Path, screen: Screen, act: impl FnOnce(&Trace) -> io::Result<u8>) -> u8 {
     let trace = match Trace::read(file) {
         Ok(trace) => trace,
         Err(error) => {
@@ -123,10 +123,7 @@ fn with(file: &Path, act: impl FnOnce(&Trace) -> io::Result<u8>) -> u8 {
     };
     match act(&trace) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("thaw trace: cannot write: {error}");
-            FAILED
-        }
+        Err(error) => screen.unwritten("trace", &error),
     }
 }
 
