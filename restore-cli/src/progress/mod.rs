@@ -9,11 +9,12 @@ mod inherited;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressDrawTarget;
 use serde_json::json;
 
 use crate::report::{Outcome, Report, Verb};
 use crate::screen::{Screen, size, time};
-use bars::Bars;
+use bars::{Bars, Look};
 pub(crate) use descriptor::Descriptor;
 
 /// Version of the JSON lines.
@@ -143,15 +144,16 @@ impl Progress {
         if !self.shown || elapsed < QUIET {
             return;
         }
-        let (done, expected) = (total(&self.done), total(&self.expected));
         if Screen::is_watched() {
-            let bars = self.bars.get_or_insert_with(|| {
-                Bars::new(self.verb, &self.expected, self.screen.has_colors_on_err())
-            });
-            bars.show(self.stage, (done, expected), &self.done);
+            let look =
+                Look { colors: self.screen.has_colors_on_err(), width: self.screen.err_width };
+            let target = ProgressDrawTarget::stderr();
+            let bars =
+                self.bars.get_or_insert_with(|| Bars::new(self.verb, &self.expected, look, target));
+            bars.show(self.stage, elapsed, &self.done, &self.expected);
         } else if elapsed >= self.line_due {
             self.line_due = elapsed + LINE_PERIOD;
-            let (done, expected) = (size(done), size(expected));
+            let (done, expected) = (size(total(&self.done)), size(total(&self.expected)));
             eprintln!(
                 "thaw: {}: {}, {done} of {expected} after {}",
                 self.verb.name(),
