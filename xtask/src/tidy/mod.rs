@@ -79,6 +79,7 @@ fn check(files: &[File]) -> Findings {
         }
     }
     check_folders(files, &mut findings);
+    check_modules(files, &mut findings);
     unsafety::check_lists(files, &mut findings);
     exit_codes::check(files, &mut findings);
     check_errors(files, &mut findings);
@@ -202,9 +203,33 @@ fn check_folders(files: &[File], findings: &mut Findings) {
     }
 }
 
+/// A source file that no module names is compiled by nobody, and goes out of date unseen.
+fn check_modules(files: &[File], findings: &mut Findings) {
+    const ROOTS: [&str; 3] = ["main.rs", "lib.rs", "mod.rs"];
+    for file in files.iter().filter(|file| file.is_rust() && file.path.contains("/src/")) {
+        let (folder, name) = file.path.rsplit_once('/').expect("it is in a folder");
+        // A module that is a folder is named by the folder around it.
+        let (folder, module) = match (name, folder.rsplit_once('/')) {
+            ("mod.rs", Some(place)) => place,
+            ("main.rs" | "lib.rs", _) => continue,
+            _ => (folder, name.trim_end_matches(".rs")),
+        };
+        let named = format!("mod {module};");
+        let roots = ROOTS.map(|root| format!("{folder}/{root}"));
+        let is_parent = |path: &String| roots.contains(path) || *path == format!("{folder}.rs");
+        let parents = files.iter().filter(|parent| is_parent(&parent.path));
+        let mut lines = parents.flat_map(|parent| &parent.code);
+        if !lines.any(|line| line.trim_end().ends_with(&named)) {
+            findings.push(at(&file.path, 1, &format!("no module says `{named}`")));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{File, Findings, check_folders, check_manifest, check_source, check_words};
+    use super::{
+        File, Findings, check_folders, check_manifest, check_modules, check_source, check_words,
+    };
 
     fn source(path: &str, text: &str) -> Findings {
         let mut findings = Findings::new();
@@ -256,6 +281,29 @@ mod tests {
             source("a/b.rs", "//! Why.\n\ndbg!(1);\n"),
             ["a/b.rs:3: dbg! has no place here"]
         );
+    }
+
+    #[test]
+    fn every_source_file_is_named_by_a_module() {
+        let orphans = |more: &[(&str, &str)]| -> Findings {
+            let known = [
+                ("a/src/lib.rs", "//! A.\npub(crate) mod b;\nmod c; // it is\n"),
+                ("a/src/b.rs", "//! B.\nmod g;\n"),
+                ("a/src/b/g.rs", ""),
+                ("a/src/c/mod.rs", "//! C.\nmod d;\n"),
+                ("a/src/c/d.rs", ""),
+                ("a/examples/e.rs", ""),
+            ];
+            let all = known.iter().chain(more);
+            let files: Vec<File> = all.map(|(path, text)| File::new(path, text)).collect();
+            let mut findings = Findings::new();
+            check_modules(&files, &mut findings);
+            findings
+        };
+        assert_eq!(orphans(&[]), Findings::new());
+        // A file that was moved and stayed, and a folder that nobody names.
+        assert_eq!(orphans(&[("a/src/c/b.rs", "")]), ["a/src/c/b.rs:1: no module says `mod b;`"]);
+        assert_eq!(orphans(&[("a/src/f/mod.rs", "")]).len(), 1);
     }
 
     #[test]
