@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{DumpError, proc};
+use super::super::{DumpError, proc};
 
 /// Longest wait for the group to be frozen; after that seizing goes on without.
 const FREEZE_WAIT_MAX: Duration = Duration::from_millis(500);

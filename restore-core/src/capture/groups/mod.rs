@@ -3,6 +3,8 @@
 //! Groups are named, not captured: that they exist, and what they limit, stays the host's matter.
 //! A restore by criu moves the tree into them; ours wants them left out.
 
+pub(super) mod freezer;
+
 use std::collections::BTreeMap;
 
 use criu_image::record::{CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupEntry};
