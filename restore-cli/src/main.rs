@@ -9,6 +9,7 @@ mod explore;
 mod generate;
 mod image;
 mod log;
+mod markup;
 mod node;
 mod options;
 mod output;

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::summary::{counted, rate};
 use super::{Outcome, Problem, Report, Verb};
+use crate::markup::escape;
 use crate::screen::{size, time};
 use crate::trace::picture;
 
@@ -227,20 +228,4 @@ impl Page {
 fn utc(unix_s: u64) -> String {
     let moment = UNIX_EPOCH + Duration::from_secs(unix_s);
     humantime::format_rfc3339_seconds(moment).to_string()
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            char if char.is_control() && char != '\n' => escaped.push('\u{fffd}'),
-            char => escaped.push(char),
-        }
-    }
-    escaped
 }

@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use crate::markup::escape;
+
 /// Where the given point is in a text.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
@@ -157,30 +159,4 @@ impl Canvas {
 /// About how wide a text of this size is: an average of proportional fonts.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     text.chars().count() as f64 * size * 0.58
-}
-
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // XML has no way to write other control characters.
-            char if char.is_control() && char != '\n' => escaped.push('\u{fffd}'),
-            char => escaped.push(char),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn texts_cannot_end_their_element() {
-        assert_eq!(escape("<a b=\"&\">\n\u{1}"), "&lt;a b=&quot;&amp;&quot;&gt;\n\u{fffd}");
-    }
 }
