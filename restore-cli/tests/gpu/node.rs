@@ -4,13 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::give_up;
+use super::support::comes_about;
 use super::support::eye::{Eye, all_pids, next_pid, reap};
 
 /// Holds the parts in the run that is inside.
@@ -415,10 +416,6 @@ pub(super) fn tree_pids() -> Vec<i32> {
     all_pids().into_iter().filter(|pid| comm(pid).trim() == "gpu_tree").collect()
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < WAIT_MAX, "{what}: not within {WAIT_MAX:?}");
-        std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
-    }
+fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    assert!(comes_about(WAIT_MAX, done), "{what}: not within {WAIT_MAX:?}");
 }

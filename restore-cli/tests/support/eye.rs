@@ -5,11 +5,13 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gpu_kfd::uapi::info::query;
 use gpu_kfd::{KFD_PATH, Local, RenderNode, Topology};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use super::comes_about;
 
 /// Longest wait for what is left to go: the kernel frees what a process had after it has ended.
 const LEFT_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -90,35 +92,38 @@ impl Eye {
     }
 
     fn differences(&mut self, before: &Seen, also_gone: bool) -> Vec<String> {
-        let begin = Instant::now();
         let patience = self.patience.unwrap_or(LEFT_WAIT_MAX);
-        loop {
+        let mut left = Vec::new();
+        comes_about(patience, || {
             reap();
-            let now = self.look();
-            let mut left = Vec::new();
-            let new = now.pids.iter().filter(|pid| !before.pids.contains(pid));
-            left.extend(new.map(|pid| format!("process {pid}")));
-            let gone = before.pids.iter().filter(|pid| also_gone && !now.pids.contains(pid));
-            left.extend(gone.map(|pid| format!("process {pid} is gone")));
-            if now.mounts != before.mounts {
-                left.push(format!("mounts: {}", now.mounts));
-            }
-            if now.memory != before.memory {
-                left.push(format!("memory {:?}, before {:?}", now.memory, before.memory));
-            }
-            for path in before.files.keys().chain(now.files.keys()) {
-                let (was, is) = (before.files.get(path), now.files.get(path));
-                let text = format!("{}: {is:?}, before {was:?}", path.display());
-                if was != is && !left.contains(&text) {
-                    left.push(text);
-                }
-            }
-            if left.is_empty() || begin.elapsed() > patience {
-                return left;
-            }
-            std::thread::sleep(Duration::from_millis(1)); // between two looks at a condition
+            left = differences(before, &self.look(), also_gone);
+            left.is_empty()
+        });
+        left
+    }
+}
+
+/// What is there now and was not, or is another.
+fn differences(before: &Seen, now: &Seen, also_gone: bool) -> Vec<String> {
+    let mut left = Vec::new();
+    let new = now.pids.iter().filter(|pid| !before.pids.contains(pid));
+    left.extend(new.map(|pid| format!("process {pid}")));
+    let gone = before.pids.iter().filter(|pid| also_gone && !now.pids.contains(pid));
+    left.extend(gone.map(|pid| format!("process {pid} is gone")));
+    if now.mounts != before.mounts {
+        left.push(format!("mounts: {}", now.mounts));
+    }
+    if now.memory != before.memory {
+        left.push(format!("memory {:?}, before {:?}", now.memory, before.memory));
+    }
+    for path in before.files.keys().chain(now.files.keys()) {
+        let (was, is) = (before.files.get(path), now.files.get(path));
+        let text = format!("{}: {is:?}, before {was:?}", path.display());
+        if was != is && !left.contains(&text) {
+            left.push(text);
         }
     }
+    left
 }
 
 /// Adds a file, or a folder with all that is in it.

@@ -397,6 +397,21 @@ fn sorted(pids: &[i32]) -> Vec<i32> {
     pids
 }
 
+/// Looks until it is so, and says whether it came about in time. For what has no descriptor that
+/// could be waited on: files that others write, mounts, memory of GPUs.
+pub(crate) fn comes_about(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    /// Between two looks: the processors belong to whom is waited for.
+    const PERIOD: Duration = Duration::from_millis(1);
+    let begin = Instant::now();
+    while !is_so() {
+        if begin.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(PERIOD);
+    }
+    true
+}
+
 /// Runs `thaw restore -d` with further arguments.
 pub(crate) fn thaw(images: &Path, args: &[&str]) -> ExitStatus {
     thaw_command(images, args).status().expect("thaw runs")

@@ -8,12 +8,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::harness::{Now, Row, Scene};
-use crate::images::Saved;
+use crate::images::{Play, Saved};
 use crate::support::eye::Eye;
 use crate::support::{Tree, example, live};
 use Now::Undone;
-
-type Play = fn(&mut Saved);
 
 pub(crate) fn rows() -> Vec<&'static Row> {
     WAYS.iter().map(|(row, _)| row).collect()
@@ -42,13 +40,7 @@ fn files_that_are_not_as_they_were() {
         fs::copy(example("thing"), dir.join("program")).expect("room");
         let program = dir.join("program");
         let tree = Tree::start_answering(dir, program.to_str().expect("a plain path"), &["files"]);
-        let mut saved = Saved::new(scene, tree, &[]);
-        for (row, play) in WAYS {
-            saved.scene.begin(row);
-            play(&mut saved);
-            saved.restores_well(&[]);
-        }
-        saved.scene.end();
+        Saved::new(scene, tree, &[]).go_through(WAYS);
     });
 }
 

@@ -5,12 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Now, Row, Scene, run};
-use crate::images::{Saved, WITHOUT_RIGHTS};
+use crate::images::{Play, Saved, WITHOUT_RIGHTS};
 use crate::support::eye::{Eye, next_pid};
 use crate::support::{Tree, live};
 use Now::{Undone, Untouched};
-
-type Play = fn(&mut Saved);
 
 pub(crate) fn rows() -> Vec<&'static Row> {
     WAYS.iter().map(|(row, _)| row).chain(OTHERS).collect()
@@ -21,13 +19,7 @@ fn hosts_that_cannot_take_a_checkpoint() {
     live("host::hosts_that_cannot_take_a_checkpoint", |dir| {
         let scene = Scene::new(dir, Eye::on(&[dir, "/dev/shm".as_ref()]));
         let tree = Tree::start(dir, &["2", "1", "1"]);
-        let mut saved = Saved::new(scene, tree, &[]);
-        for (row, play) in WAYS {
-            saved.scene.begin(row);
-            play(&mut saved);
-            saved.restores_well(&[]);
-        }
-        saved.scene.end();
+        Saved::new(scene, tree, &[]).go_through(WAYS);
     });
 }
 

@@ -99,6 +99,16 @@ impl Saved {
         self.remove(criu_image::MANIFEST_NAME);
     }
 
+    /// Does what each row needs; after each the images as they were restore well.
+    pub(crate) fn go_through(mut self, ways: &'static [(Row, Play)]) {
+        for (row, play) in ways {
+            self.scene.begin(row);
+            play(&mut self);
+            self.restores_well(&[]);
+        }
+        self.scene.end();
+    }
+
     /// The images as they were restore well.
     pub(crate) fn restores_well(&mut self, args: &[&str]) {
         let _ = fs::remove_dir_all(&self.images);
@@ -121,7 +131,7 @@ impl Saved {
 }
 
 /// What is done for a row.
-type Play = fn(&mut Saved);
+pub(crate) type Play = fn(&mut Saved);
 
 pub(crate) fn rows() -> Vec<&'static Row> {
     WAYS.iter().map(|(row, _)| row).collect()
@@ -132,13 +142,7 @@ fn images_that_are_not_as_they_should_be() {
     live("images::images_that_are_not_as_they_should_be", |dir| {
         let scene = Scene::new(dir, Eye::on(&[dir, "/dev/shm".as_ref()]));
         let tree = Tree::start(dir, &["2", "1", "1"]);
-        let mut saved = Saved::new(scene, tree, &[]);
-        for (row, play) in WAYS {
-            saved.scene.begin(row);
-            play(&mut saved);
-            saved.restores_well(&[]);
-        }
-        saved.scene.end();
+        Saved::new(scene, tree, &[]).go_through(WAYS);
     });
 }
 
