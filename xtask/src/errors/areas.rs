@@ -13,13 +13,19 @@ const fn area(name: &'static str, title: &'static str, status: &'static str) -> 
 }
 
 const IMAGES: &str = "3; `thaw image` has 3 for what `verify` finds, and 1 otherwise";
+const MANIFEST: &str = "3; 1 where a restore had begun, and was undone; `thaw image` has 3 for \
+                        what `verify` finds, and 1 otherwise";
 
 /// All areas.
 pub(super) const AREAS: &[Area] = &[
     area("usage", "The command line is wrong", "2"),
-    area("schedule", "An order that was asked for is not a legal one", "2"),
+    area(
+        "schedule",
+        "An order that was asked for is not a legal one",
+        "2; `thaw` shows `usage.schedule` for all of them",
+    ),
     area("images", "Image files", IMAGES),
-    area("manifest", "Image files are not as the dump wrote them", IMAGES),
+    area("manifest", "Image files are not as the dump wrote them", MANIFEST),
     area("unsupported", "Things that are not captured or not restored", "4"),
     area("host", "This host cannot take the checkpoint", "4"),
     area("gpu", "The GPUs of the checkpoint have no match here", "4"),
